@@ -1,0 +1,2 @@
+// Package sqlite keeps Trillian's logs in SQLite files.
+package sqlite
