@@ -70,13 +70,14 @@ func Run(ctx context.Context, root *cobra.Command, args []string, stdin io.Reade
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SilenceErrors, root.SilenceUsage = true, true
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return Hint(Usage("%w", err), "%s --help", cmd.CommandPath())
-	})
-	markUsage(root)
-	err := root.ExecuteContext(ctx)
+	mark(root)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return ExitOK
+	}
+	if r := (*ran)(nil); !errors.As(err, &r) && Code(err) == ExitFailed {
+		// Cobra found it before the command ran: a flag, an argument, a name.
+		err = Hint(Usage("%w", err), "%s --help", cmd.CommandPath())
 	}
 	fmt.Fprintf(stderr, "%s: error: %v\n", root.Name(), err)
 	for e := err; e != nil; e = errors.Unwrap(e) {
@@ -87,30 +88,32 @@ func Run(ctx context.Context, root *cobra.Command, args []string, stdin io.Reade
 	return Code(err)
 }
 
-// markUsage gives exit code 2 to wrong arguments, which cobra reports as plain
-// errors, and makes a command that only groups others refuse unknown words.
-func markUsage(cmd *cobra.Command) {
-	check := cmd.Args
-	cmd.Args = func(c *cobra.Command, args []string) error {
-		var err error
-		switch {
-		case check != nil:
-			err = check(c, args)
-		case len(args) > 0 && c.HasSubCommands():
-			err = fmt.Errorf("unknown command %q for %q", args[0], c.CommandPath())
+// ran marks an error that a command's own code returned.
+type ran struct{ error }
+
+func (r *ran) Unwrap() error { return r.error }
+
+// mark tells cobra's errors from the commands' own, and makes a command that
+// only groups others ask for one.
+func mark(cmd *cobra.Command) {
+	if run := cmd.RunE; run != nil {
+		cmd.RunE = func(c *cobra.Command, args []string) error {
+			if err := run(c, args); err != nil {
+				return &ran{err}
+			}
+			return nil
 		}
-		if err != nil && Code(err) == ExitFailed {
-			return Hint(Usage("%w", err), "%s --help", c.CommandPath())
-		}
-		return err
-	}
-	if cmd.HasSubCommands() && cmd.RunE == nil && cmd.Run == nil {
+	} else if cmd.HasSubCommands() && cmd.Run == nil {
+		cmd.Args = cobra.NoArgs
 		cmd.RunE = func(c *cobra.Command, _ []string) error {
-			return errors.Join(c.Help(), Hint(Usage("a command is needed"), "%s --help", c.CommandPath()))
+			if err := c.Help(); err != nil {
+				return err
+			}
+			return errors.New("a command is needed")
 		}
 	}
 	for _, c := range cmd.Commands() {
-		markUsage(c)
+		mark(c)
 	}
 }
 

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sigbox/sigbox/internal/appliance"
+	"github.com/sigbox/sigbox/internal/cli"
+	"github.com/sigbox/sigbox/internal/logging"
+	"github.com/sigbox/sigbox/internal/state"
+)
+
+func root() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "sigboxd",
+		Short: "A private Sigstore in one process",
+		Long: `sigboxd runs a private Sigstore: a Fulcio certificate authority, a Rekor
+transparency log, a certificate transparency log, a timestamp authority, OIDC
+issuers and a TUF repository, all on one port and in one folder.`,
+		Example: `  sigboxd quickstart
+  sigboxd init --dir /var/lib/sigbox --url https://sigbox.example.com --listen :443 --tls-cert tls.crt --tls-key tls.key
+  sigboxd serve --dir /var/lib/sigbox`,
+	}
+	cmd.PersistentFlags().String("log-level", "info", "what to log: debug, info, warn or error")
+	cmd.AddCommand(quickstartCommand(), initCommand(), serveCommand(), statusCommand(), tokenCommand(), hashPasswordCommand(), versionCommand())
+	return cmd
+}
+
+// logger writes to standard error as --log-level says.
+func logger(cmd *cobra.Command) (*slog.Logger, error) {
+	level, err := cmd.Flags().GetString("log-level")
+	if err != nil {
+		return nil, err
+	}
+	l, err := logging.New(cmd.ErrOrStderr(), level)
+	if err != nil {
+		return nil, cli.Usage("%w", err)
+	}
+	return l, nil
+}
+
+// dirFlag is --dir, which nearly every command needs.
+func dirFlag(cmd *cobra.Command, dir *string) {
+	cmd.Flags().StringVar(dir, "dir", "", "the instance's folder (required)")
+	if err := cmd.MarkFlagRequired("dir"); err != nil {
+		panic(err) // the line above defines it
+	}
+	if err := cmd.MarkFlagDirname("dir"); err != nil {
+		panic(err)
+	}
+}
+
+// explain gives errors about an instance their exit code and their hint.
+func explain(dir string, err error) error {
+	usage := func(hint string) error {
+		return &cli.Error{Code: cli.ExitUsage, Err: err, Hint: hint}
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, state.ErrMissing):
+		return usage("sigboxd init --dir " + dir + " --url URL")
+	case errors.Is(err, state.ErrHalfMade):
+		return usage("if nothing in it is wanted: rm -r " + dir + ", then sigboxd init --dir " + dir + " --url URL")
+	case errors.Is(err, state.ErrExists):
+		return usage("sigboxd serve --dir " + dir + " serves an instance that is there; a new one needs an empty folder")
+	case errors.Is(err, state.ErrNewer):
+		return usage("use the sigboxd that wrote it, or a newer one; going back is not possible")
+	case errors.Is(err, state.ErrLocked):
+		return cli.Hint(err, "sigboxd status --dir %s shows the one that runs", dir)
+	case errors.Is(err, appliance.ErrConfig):
+		return usage("see docs/configuration.md")
+	case errors.Is(err, appliance.ErrListen):
+		return cli.Hint(err, "is something else using the address? choose another with listen in sigbox.yaml")
+	}
+	return err
+}
+
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}

@@ -1,0 +1,435 @@
+package appliance
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/sigbox/sigbox/internal/audit"
+	"github.com/sigbox/sigbox/internal/config"
+	"github.com/sigbox/sigbox/internal/front"
+	"github.com/sigbox/sigbox/internal/keys"
+	"github.com/sigbox/sigbox/internal/pki"
+	"github.com/sigbox/sigbox/internal/state"
+	"github.com/sigbox/sigbox/internal/unixsocket"
+	"github.com/sigbox/sigbox/internal/version"
+	"github.com/sigbox/sigbox/services/ctlog"
+	"github.com/sigbox/sigbox/services/fulcio"
+	"github.com/sigbox/sigbox/services/issuer"
+	"github.com/sigbox/sigbox/services/rekor"
+	"github.com/sigbox/sigbox/services/trillian"
+	"github.com/sigbox/sigbox/services/tsa"
+	"github.com/sigbox/sigbox/tuf"
+)
+
+// Paths below the origin.
+const (
+	ctPath     = "/ctlog"
+	tufPath    = "/tuf"
+	trustPath  = "/trust"
+	peoplePath = "/oidc"
+	ciPath     = "/ci"
+)
+
+// maxBody bounds any request body that has no bound of its own, in bytes.
+const maxBody = 1 << 20
+
+// Appliance is a running instance.
+type Appliance struct {
+	layout
+	instance state.Instance
+	started  time.Time
+	logger   *slog.Logger
+	registry *prometheus.Registry
+
+	lock     *state.Lock
+	audit    *audit.Log
+	services *services
+	logs     *trillian.Service
+	ci       *issuer.CI
+	trust    *trust
+	ready    *readiness
+	server   *front.Server
+	chains   struct{ fulcio, tsa []*x509.Certificate }
+
+	// Listener is where the origin is served; known once Open has returned.
+	Listener net.Listener
+	admin    net.Listener
+	metrics  net.Listener
+}
+
+// Open starts every service of the instance in dir and listens, without
+// answering yet: Run does. An error leaves nothing open.
+func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Appliance, err error) {
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	instance, err := state.Load(dir)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := config.Load(dir)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	if cfg.URL != instance.URL {
+		return nil, fmt.Errorf("%w: url is %s, but the instance was made for %s, which its trust material and its issuers name", ErrConfig, cfg.URL, instance.URL)
+	}
+	a := &Appliance{
+		layout: layout{dir, cfg}, instance: instance, started: time.Now(), logger: logger,
+		registry: prometheus.NewRegistry(), ready: new(readiness), services: newServices(ctx, logger),
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.close())
+		}
+	}()
+	if a.lock, err = state.Acquire(dir); err != nil {
+		return nil, err
+	}
+	if a.audit, err = audit.Open(a.layout.audit()); err != nil {
+		return nil, err
+	}
+	if err := a.open(ctx); err != nil {
+		return nil, err
+	}
+	return a, a.listen()
+}
+
+// open builds the services, each when what it needs is ready.
+func (a *Appliance) open(ctx context.Context) error {
+	signers, err := a.loadKeys()
+	if err != nil {
+		return err
+	}
+	if err := a.loadChains(signers); err != nil {
+		return err
+	}
+
+	a.logs, err = trillian.New(ctx, trillian.Config{
+		Dir: a.layout.logs(), SocketDir: a.run(), SequenceOnWrite: *a.cfg.Log.SequenceOnWrite,
+		SequenceInterval: a.cfg.Log.SequenceInterval, Logger: a.named("trillian"), Metrics: a.registry,
+	})
+	if err != nil {
+		return fmt.Errorf("opening log storage: %w", err)
+	}
+	if err := a.services.start("trillian", a.logs); err != nil {
+		return err
+	}
+
+	a.ci, err = issuer.NewCI(ctx, issuer.CIConfig{
+		URL: a.cfg.URL + ciPath, Signer: signers[keyCI], Dir: a.issuer(),
+		DefaultTTL: a.cfg.CI.DefaultTTL, MaxTTL: a.cfg.CI.MaxTTL, Logger: a.named("ci"),
+	})
+	if err != nil {
+		return fmt.Errorf("opening the ci issuer: %w", err)
+	}
+	if err := a.services.start("ci issuer", a.ci); err != nil {
+		return err
+	}
+	people, err := issuer.NewPeople(ctx, a.peopleConfig())
+	if err != nil {
+		return fmt.Errorf("opening the issuer for people: %w", err)
+	}
+	if err := a.services.start("issuer", people); err != nil {
+		return err
+	}
+
+	ct, err := ctlog.New(ctx, ctlog.Config{
+		TreeID: a.instance.CTTree, Signer: signers[keyCT], Roots: a.chains.fulcio[len(a.chains.fulcio)-1:],
+		Log: a.logs.Client(), Dir: a.run(), Logger: a.named("ctlog"),
+	})
+	if err != nil {
+		return fmt.Errorf("opening the ct log: %w", err)
+	}
+	if err := a.services.start("ctlog", ct); err != nil {
+		return err
+	}
+
+	ca, err := fulcio.New(ctx, fulcio.Config{
+		Signer: signers[keyFulcio], Chain: a.chains.fulcio, Issuers: a.fulcioIssuers(people.Handler()),
+		CTLog: ct.Handler(), CTLogKey: signers[keyCT].Public(), Audit: a.audit.Append, Logger: a.named("fulcio"), Metrics: a.registry,
+	})
+	if err != nil {
+		return fmt.Errorf("opening fulcio: %w", err)
+	}
+	if err := a.services.start("fulcio", ca); err != nil {
+		return err
+	}
+
+	address, port := a.logs.RekorAddress()
+	log, err := rekor.New(ctx, rekor.Config{
+		TreeID: a.instance.RekorTree, Signer: signers[keyRekor], Hostname: hostname(a.cfg.URL),
+		TrillianAddress: address, TrillianPort: port, Dir: a.layout.rekor(), MaxBodyBytes: a.cfg.Rekor.MaxBodyBytes,
+		Audit: a.audit.Append, Logger: a.named("rekor"), Metrics: a.registry,
+	})
+	if err != nil {
+		return fmt.Errorf("opening rekor: %w", err)
+	}
+	if err := a.services.start("rekor", log); err != nil {
+		return err
+	}
+
+	stamps, err := tsa.New(ctx, tsa.Config{
+		Signer: signers[keyTSA], Chain: a.chains.tsa, Logger: a.named("tsa"), Metrics: a.registry,
+	})
+	if err != nil {
+		return fmt.Errorf("opening the timestamp authority: %w", err)
+	}
+	if err := a.services.start("tsa", stamps); err != nil {
+		return err
+	}
+
+	a.trust, err = newTrust(a.layout.tuf(), signers[keySnapshot], signers[keyTimestamp], a.cfg.TUF.CheckInterval, a.named("tuf"), a.registry)
+	if err != nil {
+		return err
+	}
+	if sum := a.trust.Repository().RootChecksum(); sum != a.instance.RootSHA256 {
+		return fmt.Errorf("the first TUF root has SHA-256 %s, but the instance was made with %s: clients would refuse it", sum, a.instance.RootSHA256)
+	}
+	if err := a.services.start("tuf", a.trust); err != nil {
+		return err
+	}
+
+	a.watch()
+	return a.compose(map[string]http.Handler{
+		"/api/v1/signingCert":         a.ready.writable(ca.Handler()),
+		"/api/v1/rootCert":            ca.Handler(),
+		"/api/v2/":                    a.ready.writable(ca.Handler()),
+		"/api/v1/log":                 log.Handler(),
+		"/api/v1/log/":                a.ready.writable(log.Handler()),
+		"/api/v1/index/retrieve":      log.Handler(),
+		"/api/v1/timestamp":           stamps.Handler(),
+		"/api/v1/timestamp/certchain": stamps.Handler(),
+		ctPath + "/ct/v1/":            a.ready.writable(ct.Handler()),
+		peoplePath + "/":              people.Handler(),
+		ciPath + "/":                  a.ci.Handler(),
+		tufPath + "/":                 a.trust.tufHandler(),
+		trustPath + "/":               a.trust.trustHandler(map[string][]byte{"ca.pem": pki.Encode(a.chains.fulcio...), "tsa.pem": pki.Encode(a.chains.tsa...)}),
+		"/healthz":                    healthHandler(),
+		"/readyz":                     a.ready.readyHandler(),
+	})
+}
+
+func (a *Appliance) named(service string) *slog.Logger { return a.logger.With("service", service) }
+
+// loadKeys decrypts the online keys, side by side.
+func (a *Appliance) loadKeys() (map[string]crypto.Signer, error) {
+	pass, err := keys.ReadPassphrase(a.passphrase())
+	if err != nil {
+		return nil, err
+	}
+	var (
+		names   = []string{keyFulcio, keyCT, keyRekor, keyTSA, keySnapshot, keyTimestamp, keyCI}
+		signers = map[string]crypto.Signer{}
+		errs    []error
+		mu      sync.Mutex
+		wg      sync.WaitGroup
+	)
+	for _, name := range names {
+		wg.Go(func() {
+			key, err := keys.Load(a.key(name), pass)
+			mu.Lock()
+			defer mu.Unlock()
+			signers[name], errs = key, append(errs, err)
+		})
+	}
+	wg.Wait()
+	return signers, errors.Join(errs...)
+}
+
+// loadChains reads the certificates and checks that the keys are theirs.
+func (a *Appliance) loadChains(signers map[string]crypto.Signer) error {
+	load := func(name string, key crypto.Signer) ([]*x509.Certificate, error) {
+		data, err := os.ReadFile(a.cert(name))
+		if err != nil {
+			return nil, fmt.Errorf("loading certificates: %w", err)
+		}
+		chain, err := pki.Parse(data)
+		if err != nil {
+			return nil, fmt.Errorf("loading certificates %s: %w", name, err)
+		}
+		if pub, ok := chain[0].PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(key.Public()) {
+			return nil, fmt.Errorf("the key does not belong to the first certificate of %s", name)
+		}
+		return chain, nil
+	}
+	var err error
+	if a.chains.fulcio, err = load(chainFulcio, signers[keyFulcio]); err != nil {
+		return err
+	}
+	a.chains.tsa, err = load(chainTSA, signers[keyTSA])
+	return err
+}
+
+// watch says what must hold for a signature to succeed.
+func (a *Appliance) watch() {
+	a.ready.space = &space{
+		dirs: []string{a.data(""), filepath.Dir(a.layout.audit())}, min: a.cfg.Limits.MinFreeBytes,
+	}
+	a.ready.add("disk", a.ready.space.check)
+	a.ready.add("audit", func(context.Context) error { return a.audit.Err() })
+	a.ready.add("services", func(context.Context) error { return context.Cause(a.services.ctx) })
+	a.ready.add("fulcio", func(context.Context) error {
+		return chainCovers(a.chains.fulcio, time.Now(), fulcio.Lifetime)
+	})
+	a.ready.add("tsa", func(context.Context) error { return chainCovers(a.chains.tsa, time.Now(), 0) })
+	a.ready.add("tuf", func(context.Context) error { return a.trust.problem(time.Now()) })
+	for name, id := range map[string]int64{"ctlog": a.instance.CTTree, "rekor": a.instance.RekorTree} {
+		a.ready.add(name, func(ctx context.Context) error {
+			_, _, err := a.logs.Size(ctx, id)
+			return err
+		})
+	}
+}
+
+func (a *Appliance) compose(routes map[string]http.Handler) (err error) {
+	cfg := front.Config{
+		Routes: routes, MaxBodyBytes: max(maxBody, a.cfg.Rekor.MaxBodyBytes), MaxInFlight: a.cfg.Limits.MaxInFlight,
+		MaxQueued: a.cfg.Limits.MaxQueued, DrainTimeout: a.cfg.Limits.DrainTimeout, Logger: a.named("front"), Metrics: a.registry,
+	}
+	if a.cfg.TLS.CertFile != "" {
+		if cfg.TLS, err = front.TLSConfig(a.cfg.Path(a.cfg.TLS.CertFile), a.cfg.Path(a.cfg.TLS.KeyFile)); err != nil {
+			return err
+		}
+	}
+	a.server, err = front.New(cfg)
+	return err
+}
+
+func (a *Appliance) listen() (err error) {
+	if a.Listener, err = net.Listen("tcp", a.cfg.Listen); err != nil {
+		return fmt.Errorf("%w: %w", ErrListen, err)
+	}
+	if a.admin, err = unixsocket.Listen(a.socket()); err != nil {
+		return err
+	}
+	if a.cfg.Metrics != "" {
+		if a.metrics, err = net.Listen("tcp", a.cfg.Metrics); err != nil {
+			return fmt.Errorf("%w for metrics: %w", ErrListen, err)
+		}
+	}
+	return nil
+}
+
+// ErrListen means that an address could not be listened on.
+var ErrListen = errors.New("listening")
+
+// Run answers requests until ctx ends or something fails. It stops in reverse:
+// the origin drains first, storage closes last.
+func (a *Appliance) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, a.close()) }()
+	if err := a.audit.Append(ctx, audit.Event{Type: audit.Started, Service: "sigboxd", Fields: map[string]any{
+		"instance": a.instance.ID, "version": version.Get().Version,
+	}}); err != nil {
+		return err
+	}
+
+	frontCtx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	defer context.AfterFunc(a.services.ctx, func() { stop(context.Cause(a.services.ctx)) })()
+
+	var side sync.WaitGroup
+	serveSide := func(l net.Listener, h http.Handler) {
+		srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10,
+			ErrorLog: slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug)}
+		side.Go(func() {
+			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				a.services.fail(fmt.Errorf("serving %s: %w", l.Addr(), err))
+			}
+		})
+		side.Go(func() {
+			<-frontCtx.Done()
+			srv.Close() // nothing on it is worth waiting for
+		})
+	}
+	serveSide(a.admin, a.adminHandler())
+	if a.metrics != nil {
+		mux := http.NewServeMux()
+		// Upstream's libraries count in the default registry.
+		mux.Handle("GET /metrics", promhttp.HandlerFor(prometheus.Gatherers{a.registry, prometheus.DefaultGatherer}, promhttp.HandlerOpts{}))
+		serveSide(a.metrics, mux)
+	}
+	a.logger.Info("serving", "url", a.cfg.URL, "listen", a.Listener.Addr().String(), "took", time.Since(a.started))
+	err = a.server.Run(frontCtx, a.Listener)
+	stop(nil)
+	side.Wait()
+	a.Listener, a.admin, a.metrics = nil, nil, nil
+	if err != nil {
+		return err
+	}
+	if cause := context.Cause(a.services.ctx); cause != nil {
+		return cause
+	}
+	a.logger.Info("stopping", "cause", context.Cause(ctx))
+	return a.audit.Append(context.WithoutCancel(ctx), audit.Event{Type: audit.Stopped, Service: "sigboxd"})
+}
+
+// close ends what Open started, in reverse.
+func (a *Appliance) close() error {
+	var errs []error
+	for _, l := range []net.Listener{a.Listener, a.admin, a.metrics} {
+		if l != nil {
+			errs = append(errs, l.Close())
+		}
+	}
+	if err := os.Remove(a.socket()); err != nil && !errors.Is(err, fs.ErrNotExist) && a.lock != nil {
+		errs = append(errs, err)
+	}
+	errs = append(errs, a.services.stop())
+	if a.audit != nil {
+		errs = append(errs, a.audit.Close())
+	}
+	if a.lock != nil {
+		errs = append(errs, a.lock.Release())
+	}
+	return errors.Join(errs...)
+}
+
+// Status tells how the running instance is.
+func (a *Appliance) Status(ctx context.Context) Status {
+	problems := a.ready.problems(ctx)
+	st := Status{
+		Running: true, Ready: len(problems) == 0, Problems: problems, ID: a.instance.ID, URL: a.cfg.URL,
+		Version: version.Get().Version, PID: os.Getpid(), Started: a.started.UTC(), RootSHA256: a.instance.RootSHA256,
+		Quickstart: a.cfg.Quickstart, Issuers: []string{a.cfg.URL + peoplePath, a.cfg.URL + ciPath},
+	}
+	for _, i := range a.cfg.Fulcio.Issuers {
+		st.Issuers = append(st.Issuers, i.URL+i.Pattern)
+	}
+	for _, log := range []LogSize{{Name: "ctlog", TreeID: a.instance.CTTree}, {Name: "rekor", TreeID: a.instance.RekorTree}} {
+		size, root, err := a.logs.Size(ctx, log.TreeID)
+		if err == nil { // or else it is among the problems
+			log.Size, log.Root = size, hex.EncodeToString(root)
+			st.Logs = append(st.Logs, log)
+		}
+	}
+	for _, e := range a.trust.Repository().Expiries() {
+		st.Expiries = append(st.Expiries, Expiry{"tuf " + e.Role, e.Expires})
+	}
+	for _, c := range append(a.chains.fulcio[:len(a.chains.fulcio):len(a.chains.fulcio)], a.chains.tsa...) {
+		st.Expiries = append(st.Expiries, Expiry{"certificate " + c.Subject.CommonName, c.NotAfter})
+	}
+	return st
+}
+
+// Config is the effective configuration.
+func (a *Appliance) Config() *config.Config { return a.cfg }
+
+// Trust is the TUF repository that is served.
+func (a *Appliance) Trust() *tuf.Repository { return a.trust.Repository() }

@@ -1,0 +1,113 @@
+package appliance
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/sigbox/sigbox/internal/config"
+	"github.com/sigbox/sigbox/internal/keys"
+	"github.com/sigbox/sigbox/internal/state"
+	"github.com/sigbox/sigbox/services/issuer"
+	"github.com/sigbox/sigbox/tuf"
+)
+
+// locate reads what the folder says of its instance.
+func locate(dir string) (layout, state.Instance, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return layout{}, state.Instance{}, err
+	}
+	instance, err := state.Load(dir)
+	if err != nil {
+		return layout{}, instance, err
+	}
+	cfg, err := config.Load(dir)
+	if err != nil {
+		return layout{}, instance, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	return layout{dir, cfg}, instance, nil
+}
+
+// AskStatus tells how the instance in dir is, running or not.
+func AskStatus(ctx context.Context, dir string) (Status, error) {
+	l, instance, err := locate(dir)
+	if err != nil {
+		return Status{}, err
+	}
+	var st Status
+	err = askAdmin(ctx, l.socket(), http.MethodGet, "/status", nil, &st)
+	if !errors.Is(err, ErrNotRunning) {
+		return st, err
+	}
+	st = Status{
+		ID: instance.ID, URL: instance.URL, RootSHA256: instance.RootSHA256, Quickstart: l.cfg.Quickstart,
+		Problems: []Problem{{"process", ErrNotRunning.Error()}},
+	}
+	repo, err := tuf.Load(l.tuf())
+	if err != nil {
+		st.Problems = append(st.Problems, Problem{"tuf", err.Error()})
+		return st, nil
+	}
+	for _, e := range repo.Expiries() {
+		st.Expiries = append(st.Expiries, Expiry{"tuf " + e.Role, e.Expires})
+	}
+	return st, nil
+}
+
+// AskToken has the instance in dir mint a token of its /ci issuer. Where it
+// does not run, the key is used directly.
+func AskToken(ctx context.Context, dir string, req TokenRequest) (TokenAnswer, error) {
+	l, _, err := locate(dir)
+	if err != nil {
+		return TokenAnswer{}, err
+	}
+	body, err := json.Marshal(req)
+	if err != nil {
+		return TokenAnswer{}, err
+	}
+	var answer TokenAnswer
+	err = askAdmin(ctx, l.socket(), http.MethodPost, "/token", bytes.NewReader(body), &answer)
+	if !errors.Is(err, ErrNotRunning) {
+		return answer, err
+	}
+	pass, err := keys.ReadPassphrase(l.passphrase())
+	if err != nil {
+		return answer, err
+	}
+	key, err := keys.Load(l.key(keyCI), pass)
+	if err != nil {
+		return answer, err
+	}
+	ci, err := issuer.NewCI(ctx, issuer.CIConfig{
+		URL: l.cfg.URL + ciPath, Signer: key, Dir: l.issuer(), DefaultTTL: l.cfg.CI.DefaultTTL, MaxTTL: l.cfg.CI.MaxTTL,
+	})
+	if err != nil {
+		return answer, err
+	}
+	answer, err = mint(ci, req)
+	return answer, errors.Join(err, ci.Close())
+}
+
+func mint(ci *issuer.CI, req TokenRequest) (TokenAnswer, error) {
+	var ttl time.Duration
+	if req.TTL != "" {
+		var err error
+		if ttl, err = time.ParseDuration(req.TTL); err != nil {
+			return TokenAnswer{}, fmt.Errorf("ttl: %w", err)
+		}
+		if ttl <= 0 {
+			return TokenAnswer{}, fmt.Errorf("ttl %s is not a time to live", req.TTL)
+		}
+	}
+	t, err := ci.Mint(req.Subject, ttl)
+	if err != nil {
+		return TokenAnswer{}, err
+	}
+	return TokenAnswer{Token: t.Raw, Identity: t.Identity, Expires: t.Expiry}, nil
+}
