@@ -106,6 +106,7 @@ func mark(cmd *cobra.Command) {
 	} else if cmd.HasSubCommands() && cmd.Run == nil {
 		cmd.Args = cobra.NoArgs
 		cmd.RunE = func(c *cobra.Command, _ []string) error {
+			c.SetOut(c.ErrOrStderr()) // standard output is data
 			if err := c.Help(); err != nil {
 				return err
 			}
