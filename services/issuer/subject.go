@@ -16,7 +16,7 @@ const jobDomain = "ci.internal"
 // labels. Fulcio accepts a superset.
 var (
 	localPart = regexp.MustCompile(`^[A-Za-z0-9_+/=~#-]+(\.[A-Za-z0-9_+/=~#-]+)*$`)
-	domain    = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+	domain    = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z])?$`)
 )
 
 // Identity is the identity that a certificate for a job will carry: subject
