@@ -285,7 +285,7 @@ func dexClients(configured []Client, device bool) (all []storage.Client, err err
 }
 
 // samlScript is what Dex's page for SAML runs to send its form on.
-const samlScript = "\n\t\t\t    document.forms[0].submit();\n\t\t\t"
+const samlScript = "\n\t\t\t\t    document.forms[0].submit();\n\t\t\t\t"
 
 // contentPolicy lets the pages load their own style and nothing else, and run no
 // script but SAML's where that is used. form-action is left out: browsers apply

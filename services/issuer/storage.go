@@ -145,11 +145,12 @@ func (s *store) UpdateClient(ctx context.Context, id string, change func(storage
 	return clients.update(ctx, s, id, change)
 }
 
-// UpdateKeys also makes the first keys.
+// UpdateKeys starts from empty keys if there are none.
 func (s *store) UpdateKeys(ctx context.Context, change func(storage.Keys) (storage.Keys, error)) error {
-	return signingKeys.replace(ctx, s, onlyKeys, change, func(v storage.Keys) error {
-		return signingKeys.create(ctx, s, onlyKeys, v)
-	})
+	if err := signingKeys.create(ctx, s, onlyKeys, storage.Keys{}); err != nil && err != storage.ErrAlreadyExists {
+		return err
+	}
+	return signingKeys.update(ctx, s, onlyKeys, change)
 }
 
 func (s *store) UpdateAuthRequest(ctx context.Context, id string, change func(storage.AuthRequest) (storage.AuthRequest, error)) error {

@@ -32,10 +32,11 @@ const schemaVersion = 1
 
 const schema = `
 CREATE TABLE object (
-	kind   TEXT NOT NULL,
-	id     TEXT NOT NULL,
-	expiry INTEGER, -- seconds since 1970; NULL: never collected
-	value  BLOB NOT NULL,
+	kind     TEXT NOT NULL,
+	id       TEXT NOT NULL,
+	revision INTEGER NOT NULL, -- grows with each change of the value
+	expiry   INTEGER,          -- seconds since 1970; NULL: never collected
+	value    BLOB NOT NULL,
 	PRIMARY KEY (kind, id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX object_expiry ON object (expiry) WHERE expiry IS NOT NULL;
@@ -164,7 +165,7 @@ func (k kind[T]) create(ctx context.Context, s *store, id string, v T) error {
 	if err != nil {
 		return fmt.Errorf("encoding %s: %w", k.name, err)
 	}
-	n, err := s.exec(ctx, `INSERT INTO object (kind, id, expiry, value) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`, k.name, id, expiry, value)
+	n, err := s.exec(ctx, `INSERT INTO object (kind, id, revision, expiry, value) VALUES ($1, $2, 1, $3, $4) ON CONFLICT DO NOTHING`, k.name, id, expiry, value)
 	if err != nil {
 		return fmt.Errorf("creating %s: %w", k.name, err)
 	}
@@ -174,26 +175,24 @@ func (k kind[T]) create(ctx context.Context, s *store, id string, v T) error {
 	return nil
 }
 
-func (k kind[T]) get(ctx context.Context, s *store, id string) (v T, err error) {
-	value, err := k.read(ctx, s, id)
-	if err != nil {
-		return v, err
-	}
-	if err := json.Unmarshal(value, &v); err != nil {
-		return v, fmt.Errorf("decoding %s: %w", k.name, err)
-	}
-	return v, nil
+func (k kind[T]) get(ctx context.Context, s *store, id string) (T, error) {
+	v, _, err := k.read(ctx, s, id)
+	return v, err
 }
 
-func (k kind[T]) read(ctx context.Context, s *store, id string) (value []byte, err error) {
-	err = s.db.QueryRowContext(ctx, `SELECT value FROM object WHERE kind = $1 AND id = $2`, k.name, id).Scan(&value)
+func (k kind[T]) read(ctx context.Context, s *store, id string) (v T, revision int64, err error) {
+	var value []byte
+	err = s.db.QueryRowContext(ctx, `SELECT revision, value FROM object WHERE kind = $1 AND id = $2`, k.name, id).Scan(&revision, &value)
 	if errors.Is(err, sql.ErrNoRows) {
-		return nil, storage.ErrNotFound
+		return v, 0, storage.ErrNotFound
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", k.name, err)
+		return v, 0, fmt.Errorf("reading %s: %w", k.name, err)
 	}
-	return value, nil
+	if err := json.Unmarshal(value, &v); err != nil {
+		return v, 0, fmt.Errorf("decoding %s: %w", k.name, err)
+	}
+	return v, revision, nil
 }
 
 func (k kind[T]) list(ctx context.Context, s *store) (all []T, err error) {
@@ -231,36 +230,20 @@ func (k kind[T]) remove(ctx context.Context, s *store, id string) error {
 // asks change again. No transaction is open while change runs, for it may ask an
 // upstream identity provider or come back to this store.
 func (k kind[T]) update(ctx context.Context, s *store, id string, change func(T) (T, error)) error {
-	return k.replace(ctx, s, id, change, nil)
-}
-
-func (k kind[T]) replace(ctx context.Context, s *store, id string, change func(T) (T, error), absent func(T) error) error {
 	for range 16 {
-		var v T
-		before, err := k.read(ctx, s, id)
-		switch {
-		case err == storage.ErrNotFound && absent != nil:
-		case err != nil:
+		v, revision, err := k.read(ctx, s, id)
+		if err != nil {
 			return err
-		default:
-			if err := json.Unmarshal(before, &v); err != nil {
-				return fmt.Errorf("decoding %s: %w", k.name, err)
-			}
 		}
 		if v, err = change(v); err != nil {
 			return err
 		}
-		if before == nil {
-			if err := absent(v); err != storage.ErrAlreadyExists {
-				return err
-			}
-			continue
-		}
-		after, expiry, err := k.encode(v)
+		value, expiry, err := k.encode(v)
 		if err != nil {
 			return fmt.Errorf("encoding %s: %w", k.name, err)
 		}
-		n, err := s.exec(ctx, `UPDATE object SET value = $1, expiry = $2 WHERE kind = $3 AND id = $4 AND value = $5`, after, expiry, k.name, id, before)
+		n, err := s.exec(ctx, `UPDATE object SET revision = revision + 1, expiry = $1, value = $2 WHERE kind = $3 AND id = $4 AND revision = $5`,
+			expiry, value, k.name, id, revision)
 		if err != nil {
 			return fmt.Errorf("updating %s: %w", k.name, err)
 		}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/mail"
 	"strings"
+	"unicode"
 
 	"github.com/dexidp/dex/storage"
 	"golang.org/x/crypto/bcrypt"
@@ -61,8 +62,11 @@ func newDirectory(s storage.Storage, configured []User) (*directory, error) {
 	d := &directory{Storage: s, users: make(map[string]storage.Password, len(configured))}
 	cost := minHashCost
 	for _, u := range configured {
-		if a, err := mail.ParseAddress(u.Email); err != nil || a.Address != u.Email {
-			return nil, fmt.Errorf("user %q: not an e-mail address", u.Email)
+		// Fulcio wants a domain, and a certificate has no room for other than ASCII
+		// (RFC 5280 section 4.2.1.6): better said now than at the first signature.
+		_, host, _ := strings.Cut(u.Email, "@")
+		if a, err := mail.ParseAddress(u.Email); err != nil || a.Address != u.Email || !domain.MatchString(host) || !ascii(u.Email) {
+			return nil, fmt.Errorf("user %q: not an e-mail address that a certificate can carry", u.Email)
 		}
 		c, err := bcrypt.Cost([]byte(u.PasswordHash))
 		if err != nil {
@@ -92,6 +96,10 @@ func newDirectory(s storage.Storage, configured []User) (*directory, error) {
 	// salt and 31 of hash.
 	d.stranger.Hash = fmt.Appendf(nil, "$2a$%02d$%.53s", cost, rand.Text()+rand.Text()+rand.Text())
 	return d, nil
+}
+
+func ascii(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r > unicode.MaxASCII })
 }
 
 func (d *directory) GetPassword(_ context.Context, email string) (storage.Password, error) {
