@@ -15,6 +15,12 @@ type Identity struct {
 	Issuer, IssuerRegexp   string
 }
 
+// Check tells whether both parts are said.
+func (i Identity) Check() error {
+	_, err := i.policy()
+	return err
+}
+
 // policy refuses an identity that leaves either part open.
 func (i Identity) policy() (verify.CertificateIdentity, error) {
 	const example = "--certificate-identity alice@example.com --certificate-oidc-issuer https://sigstore.example/oidc"

@@ -259,4 +259,3 @@ var (
 	_ sign.Keypair      = keypair{}
 	_ http.RoundTripper = (*transport)(nil)
 )
-

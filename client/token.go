@@ -52,6 +52,9 @@ func NewToken(s string) (Token, error) {
 	return Token{s}, nil
 }
 
+// Reveal is the token itself.
+func (t Token) Reveal() string { return t.raw }
+
 func (t Token) String() string       { return "[identity token]" }
 func (t Token) GoString() string     { return t.String() }
 func (t Token) LogValue() slog.Value { return slog.StringValue(t.String()) }
