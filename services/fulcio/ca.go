@@ -67,7 +67,7 @@ func newAuthority(cfg Config) (*authority, error) {
 	// (name, key identifier) is the real issuer's.
 	parent := *chain[0]
 	parent.PublicKey = draftKey.Public()
-	draft := &upstreamca.SignerCerts{Signer: draftKey, Certs: append([]*x509.Certificate{&parent}, chain[1:]...)}
+	draft := &upstreamca.SignerCerts{Signer: draftKey, Certs: []*x509.Certificate{&parent}}
 	logKey, err := x509.MarshalPKIXPublicKey(cfg.CTLogKey)
 	if err != nil {
 		return nil, fmt.Errorf("encoding ct log key: %w", err)
@@ -113,12 +113,12 @@ func (a *authority) CreatePrecertificate(ctx context.Context, principal identity
 	case err != nil:
 		return nil, req.fail(codes.Unavailable, reasonInternal, "the one-time token could not be redeemed", err)
 	}
-	cert, err := a.sign(draft.PreCert)
+	pre, err := a.sign(draft.PreCert)
 	if err != nil {
 		return nil, req.fail(codes.Internal, reasonInternal, caError, err)
 	}
 	req.stage = stageLogging
-	return &upstreamca.CodeSigningPreCertificate{PreCert: cert, CertChain: a.chain}, nil
+	return &upstreamca.CodeSigningPreCertificate{PreCert: pre, CertChain: a.chain}, nil
 }
 
 // IssueFinalCertificate implements upstream's EmbeddedSCTCA. The certificate is
