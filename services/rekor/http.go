@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
+	"os"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -46,6 +48,10 @@ func (s *Service) bound(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), s.timeout)
 		defer cancel()
+		if deadline, ok := ctx.Deadline(); ok {
+			// Without a connection, there is none to wait for.
+			_ = http.NewResponseController(w).SetReadDeadline(deadline)
+		}
 		r = r.WithContext(ctx)
 		if r.Method == http.MethodGet {
 			// Trees grow, and a proof is against the newest.
@@ -58,39 +64,64 @@ func (s *Service) bound(next http.Handler) http.Handler {
 		}
 		if r.ContentLength > limit {
 			w.Header().Set("Connection", "close") // rather than read it all
-			writeError(w, http.StatusRequestEntityTooLarge, "request body is larger than "+strconv.FormatInt(limit, 10)+" bytes")
+			writeTooLarge(w, limit)
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, limit)
-
-		// A body is held several times over while it is decoded, so the sum of
-		// all bodies is bounded too. One of unknown length may be a full one.
-		size := r.ContentLength
-		if size < 0 {
-			size = limit
-		}
-		if err := s.bodies.Acquire(ctx, size); err != nil {
-			w.Header().Set("Retry-After", "1")
-			writeError(w, http.StatusServiceUnavailable, "too many large requests at a time")
-			return
-		}
-		defer s.bodies.Release(size)
+		body := &body{ReadCloser: http.MaxBytesReader(w, r.Body, limit), ctx: ctx, large: s.large}
+		defer body.release()
+		r.Body = body
 		next.ServeHTTP(w, r)
 	})
 }
 
+// body lets few large bodies in at a time, because each is held several times
+// over while it is decoded. How large one is shows only as it is read: most
+// clients do not say.
+type body struct {
+	io.ReadCloser
+	ctx   context.Context
+	large chan struct{} // a place for each that may be in
+	read  int64
+	in    bool
+}
+
+var errBusy = errors.New("too many large requests at a time")
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.read += int64(n)
+	if b.read > largeBodyBytes && !b.in {
+		select {
+		case b.large <- struct{}{}:
+			b.in = true
+		case <-b.ctx.Done():
+			return 0, errBusy
+		}
+	}
+	return n, err
+}
+
+func (b *body) release() {
+	if b.in {
+		<-b.large
+	}
+}
+
 // serveError answers a request that did not get as far as a handler.
 func (s *Service) serveError(w http.ResponseWriter, r *http.Request, err error) {
-	var tooLarge *http.MaxBytesError
 	var coded openapi.Error
-	switch {
-	case errors.As(err, &tooLarge):
-		writeError(w, http.StatusRequestEntityTooLarge, "request body is larger than "+strconv.FormatInt(tooLarge.Limit, 10)+" bytes")
-	case errors.Is(err, context.DeadlineExceeded):
+	var tooLarge *http.MaxBytesError
+	switch read := decoding(err); {
+	case errors.As(read, &tooLarge):
+		writeTooLarge(w, tooLarge.Limit)
+	case errors.Is(read, errBusy):
+		w.Header().Set("Retry-After", "1")
+		writeError(w, http.StatusServiceUnavailable, errBusy.Error())
+	case errors.Is(read, os.ErrDeadlineExceeded):
 		writeError(w, http.StatusRequestTimeout, "request body took too long")
-	case onlyPlain(err):
+	case plain(err) != nil:
 		// Upstream answers 500 where a body is not JSON.
-		writeError(w, http.StatusBadRequest, "request body could not be read: "+err.Error())
+		writeError(w, http.StatusBadRequest, "request body could not be read: "+plain(err).Error())
 	case errors.As(err, &coded):
 		openapi.ServeError(w, r, err)
 	default:
@@ -98,20 +129,33 @@ func (s *Service) serveError(w http.ResponseWriter, r *http.Request, err error) 
 	}
 }
 
-// onlyPlain tells a failure to decode, which is no error of the API's own, from
-// a failure to validate: the first comes wrapped as if it were the second.
-func onlyPlain(err error) bool {
+// decoding is what failed under a body that could not be decoded.
+func decoding(err error) error {
+	var parse *openapi.ParseError
+	if errors.As(err, &parse) {
+		return parse.Reason // which it does not unwrap to
+	}
+	return err
+}
+
+// plain tells a failure to decode, which is no error of the API's own, from a
+// failure to validate: the first comes wrapped as if it were the second.
+func plain(err error) error {
 	var all *openapi.CompositeError
 	if !errors.As(err, &all) || len(all.Errors) == 0 {
-		return false
+		return nil
 	}
 	for _, e := range all.Errors {
 		var coded openapi.Error
 		if errors.As(e, &coded) {
-			return false
+			return nil
 		}
 	}
-	return true
+	return errors.Join(all.Errors...)
+}
+
+func writeTooLarge(w http.ResponseWriter, limit int64) {
+	writeError(w, http.StatusRequestEntityTooLarge, "request body is larger than "+strconv.FormatInt(limit, 10)+" bytes")
 }
 
 func writeError(w http.ResponseWriter, code int, message string) {

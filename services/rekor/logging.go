@@ -3,26 +3,31 @@ package rekor
 import (
 	"context"
 	"log/slog"
+	"slices"
+	"sync/atomic"
 
 	"github.com/sigstore/rekor/pkg/log"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
-// routeLogs sends what upstream logs to logger, from warnings up.
-func routeLogs(logger *slog.Logger) {
+// upstreamLogger is where upstream's warnings and errors go, or nil.
+var upstreamLogger atomic.Pointer[slog.Logger]
+
+func init() {
 	// A Fatal of upstream's must not end the process.
-	l := zap.New(slogCore{logger}, zap.WithFatalHook(zapcore.WriteThenPanic))
+	l := zap.New(slogCore{}, zap.WithFatalHook(zapcore.WriteThenPanic))
 	// Upstream has a second variable, in an internal package, that points to
 	// the same logger: replacing what both point to reaches it too.
 	*log.Logger = *l.Sugar()
 }
 
-// slogCore hands zap's entries to slog.
-type slogCore struct{ logger *slog.Logger }
+// slogCore hands zap's entries, from warnings up, to upstreamLogger.
+type slogCore struct{ fields []zapcore.Field }
 
-func (c slogCore) Enabled(l zapcore.Level) bool {
-	return l >= zapcore.WarnLevel && c.logger.Enabled(context.Background(), level(l))
+func (slogCore) Enabled(l zapcore.Level) bool {
+	logger := upstreamLogger.Load()
+	return l >= zapcore.WarnLevel && logger != nil && logger.Enabled(context.Background(), level(l))
 }
 
 func level(l zapcore.Level) slog.Level {
@@ -33,7 +38,7 @@ func level(l zapcore.Level) slog.Level {
 }
 
 func (c slogCore) With(fields []zapcore.Field) zapcore.Core {
-	return slogCore{slog.New(c.logger.Handler().WithAttrs(attrs(fields)))}
+	return slogCore{slices.Concat(c.fields, fields)}
 }
 
 func (c slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
@@ -45,8 +50,10 @@ func (c slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Chec
 
 func (c slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	// Upstream's messages carry the particulars; ours is the constant.
-	all := append([]slog.Attr{slog.String("upstream", e.Message)}, attrs(fields)...)
-	c.logger.LogAttrs(context.Background(), level(e.Level), "log server reports", all...)
+	all := append([]slog.Attr{slog.String("upstream", e.Message)}, attrs(slices.Concat(c.fields, fields))...)
+	if logger := upstreamLogger.Load(); logger != nil {
+		logger.LogAttrs(context.Background(), level(e.Level), "log server reports", all...)
+	}
 	return nil
 }
 

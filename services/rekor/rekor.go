@@ -25,7 +25,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/sigbox/sigbox/internal/audit"
 	"github.com/sigbox/sigbox/services/rekor/store"
@@ -35,6 +34,11 @@ const (
 	// DefaultMaxBodyBytes admits an attestation of some 16 MB, which intoto
 	// entries encode twice.
 	DefaultMaxBodyBytes = 32 << 20
+
+	// largeBodies is how many bodies of more than largeBodyBytes are read and
+	// decoded at a time; others wait.
+	largeBodies    = 2
+	largeBodyBytes = 1 << 20
 
 	// maxQueryBytes bounds a search: the largest part is a public key.
 	maxQueryBytes = 1 << 20
@@ -86,7 +90,7 @@ type Service struct {
 	logID   string
 	handler http.Handler
 	metrics metrics
-	bodies  *semaphore.Weighted // bytes of request bodies that may be held at a time
+	large   chan struct{}
 	timeout time.Duration
 
 	ready     chan struct{}
@@ -115,7 +119,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		cfg:     cfg,
 		logger:  cfg.Logger,
 		logID:   logID,
-		bodies:  semaphore.NewWeighted(2 * cfg.MaxBodyBytes),
+		large:   make(chan struct{}, largeBodies),
 		timeout: defaultTimeout,
 		ready:   make(chan struct{}),
 	}

@@ -63,7 +63,7 @@ func configureUpstream(cfg Config, st *store.Store) (err error) {
 			err = fmt.Errorf("configuring the log server: %v", p)
 		}
 	}()
-	routeLogs(cfg.Logger)
+	upstreamLogger.Store(cfg.Logger)
 	restrictKinds()
 	for _, limit := range []func(int){
 		cose001.SetMaxAttestationSize, intoto001.SetMaxAttestationSize, intoto002.SetMaxAttestationSize,
@@ -98,6 +98,7 @@ func releaseUpstream() {
 		configured = false
 	}
 	attestations.Store(nil)
+	upstreamLogger.Store(nil)
 }
 
 // restrictKinds leaves upstream only the kinds that are taken. Its own switch is
