@@ -6,11 +6,25 @@ package trillian
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"sync"
 	"time"
 
 	"github.com/google/trillian"
+	"github.com/google/trillian/extension"
+	trillianlog "github.com/google/trillian/log"
+	"github.com/google/trillian/quota"
+	"github.com/google/trillian/server"
+	"github.com/google/trillian/storage"
+	"github.com/google/trillian/types"
+	"github.com/google/trillian/util/clock"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/transparency-dev/merkle/rfc6962"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/sigbox/sigbox/services/trillian/sqlite"
 )
 
 // Config says where the logs are kept and how new entries get into the tree.
@@ -40,43 +54,164 @@ type LogOptions struct {
 	MaxRootDuration time.Duration
 }
 
-// Service is the log server, the sequencer and their storage.
-type Service struct {
-	ready chan struct{}
+// engine is what the service asks of its storage. SQLite is the one there is.
+type engine interface {
+	storage.LogStorage
+	// Admin is the catalogue of trees.
+	Admin() storage.AdminStorage
+	// Head is the newest log root as readers see it.
+	Head(treeID int64) (types.LogRootV1, error)
+	// Usage is the bytes that a tree takes on the disk.
+	Usage(treeID int64) (int64, error)
+	// Fatal receives the error that ended all writing.
+	Fatal() <-chan error
+	// Close waits for work in progress.
+	Close() error
 }
 
-var errUnbuilt = errors.New("not built yet")
+// Service is the log server, the sequencer and their storage.
+type Service struct {
+	cfg    Config
+	engine engine
+	server *server.TrillianLogRPCServer
+	client *client
+	socket socket
+	ready  chan struct{}
+	once   sync.Once
+}
 
 // Create makes empty storage in cfg.Dir and refuses if there is any.
-func Create(ctx context.Context, cfg Config) error { return errUnbuilt }
+func Create(_ context.Context, cfg Config) error {
+	if err := sqlite.Create(cfg.Dir); err != nil {
+		return fmt.Errorf("creating the logs' storage: %w", err)
+	}
+	return nil
+}
 
-// New opens the storage that Create made.
-func New(ctx context.Context, cfg Config) (*Service, error) { return nil, errUnbuilt }
+// New opens the storage that Create made, for this process alone.
+func New(ctx context.Context, cfg Config) (_ *Service, err error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.SequenceInterval == 0 {
+		cfg.SequenceInterval = time.Second
+	}
+	if cfg.SequenceInterval < 0 {
+		return nil, fmt.Errorf("sequence interval %v is negative", cfg.SequenceInterval)
+	}
+	routeKlog(cfg.Logger)
+	factory := newMetricFactory(cfg.Metrics)
+	// These are the process's own and not the service's: the first service gives them their registry.
+	trillianlog.InitMetrics(factory)
+
+	s := &Service{cfg: cfg, ready: make(chan struct{})}
+	opts := sqlite.Options{HashLeaf: rfc6962.DefaultHasher.HashLeaf, Logger: cfg.Logger}
+	if cfg.SequenceOnWrite {
+		opts.Sequence = s.sequenceQueued
+	}
+	store, err := sqlite.Open(ctx, cfg.Dir, opts)
+	if err != nil {
+		return nil, fmt.Errorf("opening the logs' storage: %w", err)
+	}
+	s.engine = store
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, store.Close())
+		}
+	}()
+	if s.socket, err = newSocket(cfg.SocketDir); err != nil {
+		return nil, err
+	}
+	s.server = server.NewTrillianLogRPCServer(extension.Registry{
+		AdminStorage:  store.Admin(),
+		LogStorage:    store,
+		QuotaManager:  quota.Noop(),
+		MetricFactory: factory,
+	}, clock.System)
+	s.client = &client{server: s.server}
+	return s, nil
+}
 
 // CreateLog makes a log, initialises it with the empty tree's root, and returns its tree id.
 func (s *Service) CreateLog(ctx context.Context, opts LogOptions) (int64, error) {
-	return 0, errUnbuilt
+	tree, err := storage.CreateTree(ctx, s.engine.Admin(), &trillian.Tree{
+		TreeState:       trillian.TreeState_ACTIVE,
+		TreeType:        trillian.TreeType_LOG,
+		DisplayName:     opts.Name,
+		MaxRootDuration: durationpb.New(opts.MaxRootDuration),
+	})
+	if err != nil {
+		return 0, fmt.Errorf("creating log %q: %w", opts.Name, err)
+	}
+	if _, err := s.client.InitLog(ctx, &trillian.InitLogRequest{LogId: tree.TreeId}); err != nil {
+		return 0, fmt.Errorf("initialising log %q: %w", opts.Name, err)
+	}
+	return tree.TreeId, nil
 }
 
-// Client calls the log server directly: no socket and no encoding in between. Answers share memory with the
-// server's caches and must not be changed.
-func (s *Service) Client() trillian.TrillianLogClient { return nil }
+// Client calls the log server directly: no socket and no encoding in between. The byte slices in its answers are shared
+// with the server's caches and must not be changed. It works from New to Close, whether Run runs or not.
+func (s *Service) Client() trillian.TrillianLogClient { return s.client }
 
 // RekorAddress is the log server's address in the two parts that Rekor joins with a colon: "unix:///DIR/trillian.sock"
 // and N stand for the socket file "trillian.sock:N".
-func (s *Service) RekorAddress() (address string, port uint16) { return "", 0 }
+func (s *Service) RekorAddress() (address string, port uint16) { return s.socket.address() }
 
 // Size returns the size and root hash of the tree that readers are given now.
-func (s *Service) Size(ctx context.Context, treeID int64) (size uint64, root []byte, err error) {
-	return 0, nil, errUnbuilt
+func (s *Service) Size(_ context.Context, treeID int64) (size uint64, root []byte, err error) {
+	head, err := s.engine.Head(treeID)
+	if err != nil {
+		return 0, nil, fmt.Errorf("reading the head of tree %d: %w", treeID, err)
+	}
+	return head.TreeSize, head.RootHash, nil
+}
+
+// Usage returns the bytes that a log takes on the disk.
+func (s *Service) Usage(treeID int64) (int64, error) {
+	n, err := s.engine.Usage(treeID)
+	if err != nil {
+		return 0, fmt.Errorf("measuring tree %d: %w", treeID, err)
+	}
+	return n, nil
 }
 
 // Run serves the socket and the timed sequencing until ctx is done, and then returns nil. An error of the storage that
-// makes it unsafe to go on ends it at once and is returned.
-func (s *Service) Run(ctx context.Context) error { return errUnbuilt }
+// makes it unsafe to go on ends it at once and is returned. It can be run once.
+func (s *Service) Run(ctx context.Context) error {
+	listener, err := s.socket.listen()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	grpcServer := newGRPCServer(s.server, s.cfg.Logger)
+	var work sync.WaitGroup
+	served := make(chan error, 1)
+	work.Go(func() { served <- grpcServer.Serve(listener) })
+	work.Go(func() { s.sequenceTimed(ctx) })
+	s.once.Do(func() { close(s.ready) })
+
+	select {
+	case <-ctx.Done():
+	case err = <-s.engine.Fatal():
+	case err = <-served:
+		err = fmt.Errorf("serving %s: %w", s.socket.path, err)
+	}
+	cancel()
+	stopServer(grpcServer)
+	work.Wait()
+	return err
+}
 
 // Ready is closed once the socket accepts connections.
 func (s *Service) Ready() <-chan struct{} { return s.ready }
 
-// Close waits for calls in flight and closes the storage. Call it after Run has returned.
-func (s *Service) Close() error { return nil }
+// Close waits for calls in flight, refuses later ones, and closes the storage. Call it after Run has returned.
+func (s *Service) Close() error {
+	s.client.close()
+	err := s.engine.Close()
+	if s.socket.temporary != "" {
+		err = errors.Join(err, os.RemoveAll(s.socket.temporary))
+	}
+	return err
+}

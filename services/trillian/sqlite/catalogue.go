@@ -166,6 +166,12 @@ func (a adminStorage) ReadWriteTransaction(ctx context.Context, f storage.AdminT
 func (s *Storage) commitTrees(was map[int64]*trillian.Tree, x *adminTX) error {
 	opened := make(map[int64]*tree)
 	for _, id := range x.created {
+		if x.trees[id] == nil {
+			if err := removeDatabase(treePath(s.dir, id)); err != nil {
+				return errors.Join(err, closeTrees(opened))
+			}
+			continue
+		}
 		t, err := openTree(treePath(s.dir, id), id, &s.opts, &s.stop)
 		if err != nil {
 			return errors.Join(err, closeTrees(opened))
@@ -186,14 +192,18 @@ func (s *Storage) commitTrees(was map[int64]*trillian.Tree, x *adminTX) error {
 	}
 	s.catalogue.trees.Store(&x.trees)
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	removed := make(map[int64]*tree)
 	maps.Copy(s.trees, opened)
-	var errs []error
 	for id := range was {
 		if x.trees[id] == nil {
-			errs = append(errs, s.trees[id].close(), removeDatabase(treePath(s.dir, id)))
+			removed[id] = s.trees[id]
 			delete(s.trees, id)
 		}
+	}
+	s.mu.Unlock()
+	errs := []error{closeTrees(removed)}
+	for id := range removed {
+		errs = append(errs, removeDatabase(treePath(s.dir, id)))
 	}
 	return errors.Join(errs...)
 }

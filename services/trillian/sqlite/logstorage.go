@@ -99,3 +99,11 @@ func (b boundStorage) ReadWriteTransaction(ctx context.Context, tree *trillian.T
 	}
 	return f(ctx, b.x)
 }
+
+// SnapshotForTree shows the tree as the open transaction has it.
+func (b boundStorage) SnapshotForTree(_ context.Context, tree *trillian.Tree) (storage.ReadOnlyLogTreeTX, error) {
+	if tree.GetTreeId() != b.x.t.id {
+		return nil, errNoTree(tree.GetTreeId())
+	}
+	return b.x, nil
+}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/trillian"
 	"github.com/google/trillian/storage"
+	"github.com/google/trillian/types"
 
 	"github.com/sigbox/sigbox/internal/durable"
 )
@@ -147,18 +148,14 @@ func (s *Storage) Fatal() <-chan error { return s.stop.ch }
 // Close waits for transactions and reads in progress and closes the files. Later calls return ErrClosed.
 func (s *Storage) Close() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.lock == nil {
+	trees, lock := s.trees, s.lock
+	s.trees, s.lock = nil, nil
+	s.mu.Unlock()
+	if lock == nil {
 		return nil
 	}
-	var errs []error
-	for _, t := range s.trees {
-		errs = append(errs, t.close())
-	}
-	s.trees = nil
-	errs = append(errs, s.catalogue.close(s.stop.reason() != nil), s.lock.Close())
-	s.lock = nil
-	return errors.Join(errs...)
+	// Without mu: a transaction that is waited for may still ask for its tree.
+	return errors.Join(closeTrees(trees), s.catalogue.close(s.stop.reason() != nil), lock.Close())
 }
 
 // tree finds an open tree.
@@ -177,14 +174,13 @@ func (s *Storage) tree(id int64) (*tree, error) {
 	return nil, errNoTree(id)
 }
 
-// Head returns the size and root hash of the tree as readers see it. Before the tree is initialised the hash is nil.
-func (s *Storage) Head(treeID int64) (size uint64, root []byte, err error) {
+// Head returns the newest log root as readers see it. Before the tree is initialised it is the zero root.
+func (s *Storage) Head(treeID int64) (types.LogRootV1, error) {
 	t, err := s.tree(treeID)
 	if err != nil {
-		return 0, nil, answer(err)
+		return types.LogRootV1{}, answer(err)
 	}
-	h := t.head.Load()
-	return h.root.TreeSize, h.root.RootHash, nil
+	return t.head.Load().root, nil
 }
 
 // Usage returns the bytes that the tree's files take, the write-ahead log included.
