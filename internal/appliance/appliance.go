@@ -45,6 +45,10 @@ const (
 	ciPath     = "/ci"
 )
 
+// certificateLifetime is how long Fulcio's certificates last; the chain must
+// cover it.
+const certificateLifetime = 10 * time.Minute
+
 // maxBody bounds any request body that has no bound of its own, in bytes.
 const maxBody = 1 << 20
 
@@ -162,7 +166,7 @@ func (a *Appliance) open(ctx context.Context) error {
 	}
 
 	ca, err := fulcio.New(ctx, fulcio.Config{
-		Signer: signers[keyFulcio], Chain: a.chains.fulcio, Issuers: a.fulcioIssuers(people.Handler()),
+		Signer: signers[keyFulcio], Chain: a.chains.fulcio, Issuers: a.fulcioIssuers(people.Handler()), CIProviders: a.ciProviders(),
 		CTLog: ct.Handler(), CTLogKey: signers[keyCT].Public(), Audit: a.audit.Append, Logger: a.named("fulcio"), Metrics: a.registry,
 	})
 	if err != nil {
@@ -286,7 +290,7 @@ func (a *Appliance) watch() {
 	a.ready.add("audit", func(context.Context) error { return a.audit.Err() })
 	a.ready.add("services", func(context.Context) error { return context.Cause(a.services.ctx) })
 	a.ready.add("fulcio", func(context.Context) error {
-		return chainCovers(a.chains.fulcio, time.Now(), fulcio.Lifetime)
+		return chainCovers(a.chains.fulcio, time.Now(), certificateLifetime)
 	})
 	a.ready.add("tsa", func(context.Context) error { return chainCovers(a.chains.tsa, time.Now(), 0) })
 	a.ready.add("tuf", func(context.Context) error { return a.trust.problem(time.Now()) })

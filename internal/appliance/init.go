@@ -64,7 +64,7 @@ func Init(ctx context.Context, dir string, configuration []byte, now time.Time, 
 	}()
 
 	l := layout{dir, cfg}
-	for _, d := range []string{l.offline(""), l.key(""), l.cert(""), l.tuf(), l.data(""), l.run(), filepath.Dir(l.audit())} {
+	for _, d := range []string{l.offline(""), l.key(""), l.cert(""), l.tuf(), l.data(""), l.rekor(), l.run(), filepath.Dir(l.audit())} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return made, err
 		}
@@ -86,8 +86,11 @@ func Init(ctx context.Context, dir string, configuration []byte, now time.Time, 
 	if err := rekor.Create(ctx, l.rekor()); err != nil {
 		return made, fmt.Errorf("making rekor's stores: %w", err)
 	}
-	if err := issuer.Create(ctx, l.issuer()); err != nil {
-		return made, fmt.Errorf("making the issuers' stores: %w", err)
+	if err := issuer.CreateCI(ctx, l.issuer()); err != nil {
+		return made, err
+	}
+	if err := issuer.CreatePeople(ctx, l.issuer()); err != nil {
+		return made, err
 	}
 	repo, err := l.makeTrust(pass, now)
 	if err != nil {

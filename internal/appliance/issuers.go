@@ -1,8 +1,12 @@
 package appliance
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/sigbox/sigbox/services/fulcio"
 	"github.com/sigbox/sigbox/services/issuer"
@@ -15,17 +19,35 @@ const audience = "sigstore"
 func (a *Appliance) fulcioIssuers(people http.Handler) []fulcio.Issuer {
 	list := []fulcio.Issuer{
 		{URL: a.cfg.URL + peoplePath, ClientID: audience, Type: "email", Local: people},
-		{URL: a.cfg.URL + ciPath, ClientID: audience, Type: "email", Local: a.ci.Handler(), Redeem: a.ci.Redeem},
+		{URL: a.cfg.URL + ciPath, ClientID: audience, Type: "email", Local: a.ci.Handler(), Redeem: a.redeem},
 	}
 	for _, i := range a.cfg.Fulcio.Issuers {
 		list = append(list, fulcio.Issuer{
 			URL: i.URL, Pattern: i.Pattern, ClientID: i.ClientID, Type: i.Type, IssuerClaim: i.IssuerClaim,
 			SubjectDomain: i.SubjectDomain, SPIFFETrustDomain: i.SPIFFETrustDomain, ChallengeClaim: i.ChallengeClaim,
 			CIProvider: i.CIProvider, SkipEmailVerification: i.SkipEmailVerification, CAFile: a.cfg.Path(i.CAFile),
-			Contact: i.Contact, Description: i.Description,
+			TokenFile: a.cfg.Path(i.TokenFile),
+			Contact:   i.Contact, Description: i.Description,
 		})
 	}
 	return list
+}
+
+func (a *Appliance) ciProviders() map[string]fulcio.CIProvider {
+	m := map[string]fulcio.CIProvider{}
+	for name, p := range a.cfg.Fulcio.CIProviders {
+		m[name] = fulcio.CIProvider{Defaults: p.Defaults, Extensions: p.Extensions, SubjectTemplate: p.SubjectTemplate}
+	}
+	return m
+}
+
+// redeem speaks Fulcio's errors for the issuer's.
+func (a *Appliance) redeem(ctx context.Context, jti string, expiry time.Time) error {
+	err := a.ci.Redeem(ctx, jti, expiry)
+	if errors.Is(err, issuer.ErrReplayed) {
+		return fmt.Errorf("%w: %w", fulcio.ErrReplayed, err)
+	}
+	return err
 }
 
 func (a *Appliance) peopleConfig() issuer.PeopleConfig {
@@ -34,6 +56,9 @@ func (a *Appliance) peopleConfig() issuer.PeopleConfig {
 	}
 	for _, u := range a.cfg.People.Users {
 		cfg.Users = append(cfg.Users, issuer.User{Email: u.Email, Username: u.Username, ID: u.ID, PasswordHash: u.PasswordHash})
+	}
+	for _, c := range a.cfg.People.Connectors {
+		cfg.Connectors = append(cfg.Connectors, issuer.Connector{Type: c.Type, ID: c.ID, Name: c.Name, Config: c.Config})
 	}
 	return cfg
 }

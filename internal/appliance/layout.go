@@ -30,12 +30,11 @@ const (
 const OfflineDir = "offline"
 
 const (
-	certsDir     = "certs"
-	chainFulcio  = "fulcio-chain.pem" // intermediate, root
-	chainTSA     = "tsa-chain.pem"    // leaf, root
-	tufDir       = "tuf"
-	adminSocket  = "admin.sock"
-	maxDirLength = 3000
+	certsDir    = "certs"
+	chainFulcio = "fulcio-chain.pem" // intermediate, root
+	chainTSA    = "tsa-chain.pem"    // leaf, root
+	tufDir      = "tuf"
+	adminSocket = "admin.sock"
 )
 
 // layout resolves where an instance keeps what.

@@ -109,6 +109,21 @@ type Log struct {
 type Fulcio struct {
 	// Issuers whose tokens it takes, besides the instance's own two.
 	Issuers []Issuer `yaml:"issuers,omitempty"`
+	// CIProviders say, by name, how the claims of a CI system's tokens become a
+	// certificate, for issuers of type ci-provider.
+	CIProviders map[string]CIProvider `yaml:"ci_providers,omitempty"`
+}
+
+// CIProvider maps claims to a certificate. Its values are names of claims, or
+// templates over them where they contain "{{".
+type CIProvider struct {
+	// Defaults stand in for claims that a token lacks.
+	Defaults map[string]string `yaml:"defaults,omitempty"`
+	// Extensions maps names of Fulcio's certificate extensions
+	// (build-signer-uri, source-repository-digest and so on) to values.
+	Extensions map[string]string `yaml:"extensions,omitempty"`
+	// SubjectTemplate gives the subject alternative name, a URI.
+	SubjectTemplate string `yaml:"subject_template"`
 }
 
 // Issuer is an OIDC issuer that Fulcio trusts.
@@ -140,6 +155,9 @@ type Issuer struct {
 	SkipEmailVerification bool `yaml:"skip_email_verification,omitempty"`
 	// CAFile is the CA of the issuer's own HTTPS server, in PEM.
 	CAFile string `yaml:"ca_file,omitempty"`
+	// TokenFile holds a bearer token for the issuer's own host, as a Kubernetes
+	// API server wants it. It is read anew each time.
+	TokenFile string `yaml:"token_file,omitempty"`
 	// Contact and Description are for people.
 	Contact     string `yaml:"contact,omitempty"`
 	Description string `yaml:"description,omitempty"`
@@ -185,10 +203,14 @@ type User struct {
 
 // Connector is an identity provider behind Dex.
 type Connector struct {
-	Type   string    `yaml:"type"`
-	ID     string    `yaml:"id"`
-	Name   string    `yaml:"name"`
-	Config yaml.Node `yaml:"config"`
+	// Type is Dex's: ldap, oidc, saml, github, gitlab and so on.
+	Type string `yaml:"type"`
+	// ID never changes once people have signed in through it.
+	ID string `yaml:"id"`
+	// Name is shown on the sign-in page.
+	Name string `yaml:"name,omitempty"`
+	// Config is as Dex documents it for the type.
+	Config map[string]any `yaml:"config"`
 }
 
 // Limits protect the process.

@@ -95,6 +95,9 @@ func typeName(e ast.Expr) (kind, elem string) {
 	case *ast.ArrayType:
 		kind, elem = typeName(t.Elt)
 		return "list of " + kind, elem
+	case *ast.MapType:
+		_, elem = typeName(t.Value)
+		return "mapping", elem
 	case *ast.SelectorExpr:
 		if t.Sel.Name == "Duration" {
 			return "time (`10m`)", ""
