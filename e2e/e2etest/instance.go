@@ -302,3 +302,19 @@ func tail(s string, n int) string {
 }
 
 func itoa(n int) string { return strconv.Itoa(n) }
+
+// RSS is the resident memory of a process in bytes.
+func RSS(t testing.TB, pid int) int64 {
+	t.Helper()
+	for line := range strings.Lines(read(t, "/proc/"+itoa(pid)+"/status")) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "VmRSS:" {
+			kib, err := strconv.ParseInt(f[1], 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return kib << 10
+		}
+	}
+	t.Fatalf("process %d has no resident memory", pid)
+	return 0
+}
