@@ -160,7 +160,8 @@ func publish(key crypto.Signer, base *url.URL) (jose.Signer, http.Handler, error
 	jwk.KeyID = base64.RawURLEncoding.EncodeToString(thumbprint)
 	signer, err := jose.NewSigner(
 		jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: cryptosigner.Opaque(key), KeyID: jwk.KeyID}},
-		(&jose.SignerOptions{}).WithType("JWT"))
+		(&jose.SignerOptions{}).WithType("JWT"),
+	)
 	if err != nil {
 		return nil, nil, fmt.Errorf("signing key: %w", err)
 	}

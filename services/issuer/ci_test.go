@@ -195,16 +195,12 @@ func TestTokenVerifies(t *testing.T) {
 		t.Errorf("fulcio reads %q, clients %q, the token promised %q", got, proof, token.Identity)
 	}
 
-	resp, err := http.Get(cfg.URL + "/keys")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if got := resp.Header.Get("Cache-Control"); got != "public, max-age=600" {
+	p := newPerson(t)
+	if got := p.get(cfg.URL + "/keys").Header.Get("Cache-Control"); got != "public, max-age=600" {
 		t.Errorf("keys have Cache-Control %q", got)
 	}
-	if resp, err := http.Post(cfg.URL+"/keys", "", nil); err != nil || resp.StatusCode != http.StatusMethodNotAllowed {
-		t.Errorf("POST to keys: %v, %v", resp, err)
+	if got := p.post(cfg.URL+"/keys", nil); got.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("POST to keys: %s", got.Status)
 	}
 	if text := fmt.Sprint(token.LogValue()); strings.Contains(text, token.Raw) {
 		t.Error("a log shows the token")

@@ -1,7 +1,9 @@
 package issuer
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"mime"
@@ -52,8 +54,8 @@ func newGate(dex http.Handler, base string, cfg PeopleConfig) *gate {
 
 // routes serves what the configured grants and connectors need. Everything else
 // of Dex's (token introspection, health, a welcome page) is not found.
-func (g *gate) routes(cfg PeopleConfig, csp string) (http.Handler, error) {
-	discovery, err := g.discovery(cfg.Grants)
+func (g *gate) routes(ctx context.Context, cfg PeopleConfig, csp string) (http.Handler, error) {
+	discovery, err := g.discovery(ctx, cfg.Grants)
 	if err != nil {
 		return nil, err
 	}
@@ -91,12 +93,17 @@ func (g *gate) routes(cfg PeopleConfig, csp string) (http.Handler, error) {
 }
 
 // discovery is Dex's document without what this issuer does not do.
-func (g *gate) discovery(grants []string) ([]byte, error) {
+func (g *gate) discovery(ctx context.Context, grants []string) ([]byte, error) {
 	client := http.Client{Transport: inproc.Transport{Handler: g.dex}}
-	resp, err := client.Get("http://dex" + g.base + discoveryPath)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://dex"+g.base+discoveryPath, nil)
 	if err != nil {
 		return nil, err
 	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return nil, err
@@ -154,7 +161,7 @@ func readForm(limit int64, next http.HandlerFunc) http.Handler {
 		}
 		if err := r.ParseForm(); err != nil {
 			status := http.StatusBadRequest
-			if _, ok := err.(*http.MaxBytesError); ok {
+			if tooLong := new(http.MaxBytesError); errors.As(err, &tooLong) {
 				status = http.StatusRequestEntityTooLarge
 			}
 			refuse(w, status, "invalid_request", "the form cannot be read")

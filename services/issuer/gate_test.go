@@ -70,15 +70,11 @@ func TestStrangerHash(t *testing.T) {
 
 func TestPanicContained(t *testing.T) {
 	g := &gate{logger: slog.New(slog.DiscardHandler)}
-	s := httptest.NewServer(g.contain("", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("boom") })))
-	defer s.Close()
-	resp, err := http.Get(s.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusInternalServerError {
-		t.Error(resp.Status)
+	w := httptest.NewRecorder()
+	g.contain("", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("boom") })).
+		ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
+	if w.Code != http.StatusInternalServerError {
+		t.Error(w.Code)
 	}
 }
 

@@ -64,7 +64,7 @@ func TestJournalForgets(t *testing.T) {
 	if err := j.forget(now); err != nil {
 		t.Fatal(err)
 	}
-	if err := j.redeem(t.Context(), numbered(0), old); err != ErrReplayed {
+	if err := j.redeem(t.Context(), numbered(0), old); !errors.Is(err, ErrReplayed) {
 		t.Errorf("before its expiry a token is remembered: %v", err)
 	}
 
@@ -86,7 +86,7 @@ func TestJournalForgets(t *testing.T) {
 			expiry int64
 			want   error
 		}{{0, old, ErrExpired}, {2999, old, ErrExpired}, {3000, fresh, ErrReplayed}, {4099, fresh, ErrReplayed}} {
-			if err := j.redeem(t.Context(), numbered(row.id), row.expiry); err != row.want {
+			if err := j.redeem(t.Context(), numbered(row.id), row.expiry); !errors.Is(err, row.want) {
 				t.Errorf("%d: %v, want %v", row.id, err, row.want)
 			}
 		}
@@ -118,7 +118,7 @@ func TestJournalDiskFull(t *testing.T) {
 	if err := j.redeem(t.Context(), numbered(1), expiry); err != nil {
 		t.Errorf("with space again: %v", err)
 	}
-	if err := j.redeem(t.Context(), numbered(1), expiry); err != ErrReplayed {
+	if err := j.redeem(t.Context(), numbered(1), expiry); !errors.Is(err, ErrReplayed) {
 		t.Errorf("a second time: %v", err)
 	}
 }

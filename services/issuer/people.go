@@ -232,7 +232,7 @@ func serveDex(ctx context.Context, cfg PeopleConfig, base *url.URL, state *store
 	if err != nil {
 		return nil, err
 	}
-	return newGate(s, base.Path, cfg).routes(cfg, contentPolicy(cfg.Connectors))
+	return newGate(s, base.Path, cfg).routes(ctx, cfg, contentPolicy(cfg.Connectors))
 }
 
 // started is a signer whose key rotation runs already.

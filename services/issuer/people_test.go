@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"html"
 	"io"
@@ -52,8 +53,10 @@ func peopleConfig(t testing.TB, o *origin) issuer.PeopleConfig {
 		URL:   o.URL + "/oidc",
 		Dir:   t.TempDir(),
 		Users: []issuer.User{{Email: alice, Username: "Alice", PasswordHash: aliceHash()}},
-		Grants: []string{issuer.GrantAuthorizationCode, issuer.GrantDeviceCode,
-			issuer.GrantPassword, issuer.GrantRefreshToken},
+		Grants: []string{
+			issuer.GrantAuthorizationCode, issuer.GrantDeviceCode,
+			issuer.GrantPassword, issuer.GrantRefreshToken,
+		},
 	}
 	if err := issuer.CreatePeople(t.Context(), cfg.Dir); err != nil {
 		t.Fatal(err)
@@ -97,22 +100,37 @@ type page struct {
 	body string
 }
 
-func (p person) read(resp *http.Response, err error) page {
+const formType = "application/x-www-form-urlencoded"
+
+func (p person) do(method, u, contentType string, body io.Reader) page {
 	p.t.Helper()
+	req, err := http.NewRequestWithContext(p.t.Context(), method, u, body)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	resp, err := p.Do(req)
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
+	read, err := io.ReadAll(resp.Body)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return page{resp, string(body)}
+	return page{resp, string(read)}
 }
 
 func (p person) get(u string) page {
 	p.t.Helper()
-	return p.read(p.Get(u))
+	return p.do(http.MethodGet, u, "", nil)
+}
+
+func (p person) post(u string, form url.Values) page {
+	p.t.Helper()
+	return p.do(http.MethodPost, u, formType, strings.NewReader(form.Encode()))
 }
 
 var formAction = regexp.MustCompile(`<form[^>]* action="([^"]*)"`)
@@ -128,7 +146,7 @@ func (p person) submit(from page, fields url.Values) page {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return p.read(p.PostForm(target.String(), fields))
+	return p.post(target.String(), fields)
 }
 
 func (p person) signIn(from page, email, password string) page {
@@ -379,44 +397,40 @@ func TestSignInRefused(t *testing.T) {
 			}
 		}
 	}
-	for name, do := range map[string]func() (*http.Response, error){
-		"POST without challenge": func() (*http.Response, error) { return p.PostForm(base+"/auth", noChallenge) },
-		"challenge split over body and query": func() (*http.Response, error) {
-			return p.PostForm(base+"/auth?"+noChallenge.Encode(), url.Values{"code_challenge": {""}})
+	for name, do := range map[string]func() page{
+		"POST without challenge": func() page { return p.post(base+"/auth", noChallenge) },
+		"challenge split over body and query": func() page {
+			return p.post(base+"/auth?"+noChallenge.Encode(), url.Values{"code_challenge": {""}})
 		},
-		"escaped path":  func() (*http.Response, error) { return p.Get(base + "/%61uth/local?" + noChallenge.Encode()) },
-		"login suffix":  func() (*http.Response, error) { return p.Get(base + "/auth/local%2Flogin?" + noChallenge.Encode()) },
-		"doubled slash": func() (*http.Response, error) { return p.Get(base + "//auth/local?" + noChallenge.Encode()) },
-		"dots":          func() (*http.Response, error) { return p.Get(base + "/x/../auth/local?" + noChallenge.Encode()) },
-		"multipart": func() (*http.Response, error) {
-			return p.Post(base+"/auth", "multipart/form-data; boundary=x", strings.NewReader("--x--"))
+		"escaped path":  func() page { return p.get(base + "/%61uth/local?" + noChallenge.Encode()) },
+		"login suffix":  func() page { return p.get(base + "/auth/local%2Flogin?" + noChallenge.Encode()) },
+		"doubled slash": func() page { return p.get(base + "//auth/local?" + noChallenge.Encode()) },
+		"dots":          func() page { return p.get(base + "/x/../auth/local?" + noChallenge.Encode()) },
+		"multipart": func() page {
+			return p.do(http.MethodPost, base+"/auth", "multipart/form-data; boundary=x", strings.NewReader("--x--"))
 		},
-		"device by plain": func() (*http.Response, error) {
-			return p.PostForm(base+"/device/code", url.Values{"client_id": {"sigstore"}, "code_challenge": {"x"}, "code_challenge_method": {"plain"}})
+		"device by plain": func() page {
+			return p.post(base+"/device/code", url.Values{"client_id": {"sigstore"}, "code_challenge": {"x"}, "code_challenge_method": {"plain"}})
 		},
-		"device by default method": func() (*http.Response, error) {
-			return p.PostForm(base+"/device/code", url.Values{"client_id": {"sigstore"}, "code_challenge": {challenge}})
+		"device by default method": func() page {
+			return p.post(base+"/device/code", url.Values{"client_id": {"sigstore"}, "code_challenge": {challenge}})
 		},
-		"huge body": func() (*http.Response, error) {
-			return p.Post(base+"/token", "application/x-www-form-urlencoded", bytes.NewReader(bytes.Repeat([]byte("a"), 1<<20)))
+		"huge body": func() page {
+			return p.do(http.MethodPost, base+"/token", formType, bytes.NewReader(bytes.Repeat([]byte("a"), 1<<20)))
 		},
-		"broken form": func() (*http.Response, error) {
-			return p.Post(base+"/token", "application/x-www-form-urlencoded", strings.NewReader("a=%zz"))
+		"broken form": func() page {
+			return p.do(http.MethodPost, base+"/token", formType, strings.NewReader("a=%zz"))
 		},
-		"introspection": func() (*http.Response, error) {
-			return p.PostForm(base+"/token/introspect", url.Values{"token": {"x"}})
+		"introspection": func() page {
+			return p.post(base+"/token/introspect", url.Values{"token": {"x"}})
 		},
-		"health":   func() (*http.Response, error) { return p.Get(base + "/healthz") },
-		"callback": func() (*http.Response, error) { return p.Get(base + "/callback?state=x") },
-		"token exchange": func() (*http.Response, error) {
-			return p.PostForm(base+"/token", url.Values{"client_id": {"sigstore"}, "grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"}})
+		"health":   func() page { return p.get(base + "/healthz") },
+		"callback": func() page { return p.get(base + "/callback?state=x") },
+		"token exchange": func() page {
+			return p.post(base+"/token", url.Values{"client_id": {"sigstore"}, "grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"}})
 		},
 	} {
-		resp, err := do()
-		if err != nil {
-			t.Fatal(err)
-		}
-		got := p.read(resp, err)
+		got := do()
 		if got.StatusCode < 400 || got.StatusCode >= 500 || strings.Contains(got.body, "<form") {
 			t.Errorf("%s: %s", name, got.Status)
 		}
@@ -463,7 +477,7 @@ func TestGrantsDisabled(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"/device/code", "/device/token", "/device/auth/verify_code"} {
-		if got := p.read(p.PostForm(cfg.URL+path, nil)); got.StatusCode != http.StatusNotFound {
+		if got := p.post(cfg.URL+path, nil); got.StatusCode != http.StatusNotFound {
 			t.Errorf("%s: %s", path, got.Status)
 		}
 	}
@@ -581,7 +595,7 @@ func TestGuessing(t *testing.T) {
 }
 
 func status(err error) int {
-	if failed, ok := err.(*oauth2.RetrieveError); ok {
+	if failed := new(oauth2.RetrieveError); errors.As(err, &failed) {
 		return failed.Response.StatusCode
 	}
 	return 0

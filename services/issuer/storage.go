@@ -147,7 +147,7 @@ func (s *store) UpdateClient(ctx context.Context, id string, change func(storage
 
 // UpdateKeys starts from empty keys if there are none.
 func (s *store) UpdateKeys(ctx context.Context, change func(storage.Keys) (storage.Keys, error)) error {
-	if err := signingKeys.create(ctx, s, onlyKeys, storage.Keys{}); err != nil && err != storage.ErrAlreadyExists {
+	if err := signingKeys.create(ctx, s, onlyKeys, storage.Keys{}); err != nil && !errors.Is(err, storage.ErrAlreadyExists) {
 		return err
 	}
 	return signingKeys.update(ctx, s, onlyKeys, change)
