@@ -38,10 +38,9 @@ const (
 	// Prefix is the path below which the log answers: Prefix + "/ct/v1/…".
 	Prefix = "/ctlog"
 
-	// maxBody bounds a submission: a chain of Fulcio's takes about 4 KiB, and the
-	// longest its certificates can grow to, with every claim of a CI token
-	// in it, stays well below this.
-	maxBody = 128 << 10
+	// maxBody bounds a submission, in bytes. A chain of Fulcio's takes about
+	// 3 KiB, and one with the largest certificate that it issues 48.
+	maxBody = 64 << 10
 
 	// rpcDeadline bounds the work that one request may cause in the log server.
 	rpcDeadline = 30 * time.Second
