@@ -168,7 +168,11 @@ func (l layout) makeTrust(pass keys.Passphrase, now time.Time) (*tuf.Repository,
 		l.offline(keyFulcioRoot), l.offline(keyTSARoot), l.offline(keyTUFRoot), l.offline(keyTUFTargets),
 		l.key(keyFulcio), l.key(keyCT), l.key(keyRekor), l.key(keyTSA), l.key(keySnapshot), l.key(keyTimestamp), l.key(keyCI),
 	} {
-		key, err := keys.Generate()
+		generate := keys.Generate
+		if path == l.key(keyCI) {
+			generate = keys.GenerateRSA
+		}
+		key, err := generate()
 		if err != nil {
 			return nil, fmt.Errorf("making key %s: %w", filepath.Base(path), err)
 		}

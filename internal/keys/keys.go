@@ -10,6 +10,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
@@ -94,6 +95,13 @@ func (Passphrase) GoString() string { return "[passphrase]" }
 // Generate makes an ECDSA key on P-256, which every Sigstore client verifies.
 func Generate() (crypto.Signer, error) {
 	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+}
+
+// GenerateRSA makes an RSA key of 2048 bits, for tokens: RS256 is the one
+// algorithm that OpenID Connect makes every client support (Core 1.0, section
+// 15.1). Tokens live for minutes.
+func GenerateRSA() (crypto.Signer, error) {
+	return rsa.GenerateKey(rand.Reader, 2048)
 }
 
 // Write stores key, encrypted, in a new file of mode 0600. An existing file is

@@ -3,8 +3,7 @@ package issuer
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
+	"crypto/rsa"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
@@ -41,7 +40,8 @@ var (
 type CIConfig struct {
 	// URL is the issuer, such as https://sigbox.example.com/ci.
 	URL string
-	// Signer signs the tokens with ES256: an ECDSA key on P-256.
+	// Signer signs the tokens with RS256: an RSA key of 2048 bits or more. Cosign
+	// takes no other algorithm for a token on its command line.
 	Signer crypto.Signer
 	// Dir holds the journal of redeemed tokens, made by [CreateCI].
 	Dir string
@@ -148,18 +148,18 @@ func publish(key crypto.Signer, base *url.URL) (jose.Signer, http.Handler, error
 	if key == nil {
 		return nil, nil, errors.New("no signing key")
 	}
-	public, ok := key.Public().(*ecdsa.PublicKey)
-	if !ok || public.Curve != elliptic.P256() {
-		return nil, nil, errors.New("the signing key is not an ECDSA key on P-256")
+	public, ok := key.Public().(*rsa.PublicKey)
+	if !ok || public.Size() < 256 {
+		return nil, nil, errors.New("the signing key is not an RSA key of 2048 bits or more")
 	}
-	jwk := jose.JSONWebKey{Key: public, Algorithm: string(jose.ES256), Use: "sig"}
+	jwk := jose.JSONWebKey{Key: public, Algorithm: string(jose.RS256), Use: "sig"}
 	thumbprint, err := jwk.Thumbprint(crypto.SHA256) // RFC 7638
 	if err != nil {
 		return nil, nil, fmt.Errorf("naming the signing key: %w", err)
 	}
 	jwk.KeyID = base64.RawURLEncoding.EncodeToString(thumbprint)
 	signer, err := jose.NewSigner(
-		jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: cryptosigner.Opaque(key), KeyID: jwk.KeyID}},
+		jose.SigningKey{Algorithm: jose.RS256, Key: jose.JSONWebKey{Key: cryptosigner.Opaque(key), KeyID: jwk.KeyID}},
 		(&jose.SignerOptions{}).WithType("JWT"),
 	)
 	if err != nil {
@@ -172,7 +172,7 @@ func publish(key crypto.Signer, base *url.URL) (jose.Signer, http.Handler, error
 		"jwks_uri":                              base.JoinPath("keys").String(),
 		"response_types_supported":              []string{"id_token"},
 		"subject_types_supported":               []string{"public"},
-		"id_token_signing_alg_values_supported": []string{string(jose.ES256)},
+		"id_token_signing_alg_values_supported": []string{string(jose.RS256)},
 		"scopes_supported":                      []string{"openid", "email"},
 		"claims_supported":                      []string{"iss", "sub", "aud", "iat", "nbf", "exp", "jti", "email", "email_verified"},
 	})

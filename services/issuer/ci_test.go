@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -49,6 +50,14 @@ func newOrigin(t testing.TB) *origin {
 	return o
 }
 
+func rsa2048(t testing.TB) *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
 func p256(t testing.TB) *ecdsa.PrivateKey {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -70,7 +79,7 @@ func openCI(t testing.TB, cfg issuer.CIConfig) *issuer.CI {
 
 func newCI(t testing.TB) (*issuer.CI, issuer.CIConfig) {
 	t.Helper()
-	cfg := issuer.CIConfig{URL: "http://127.0.0.1:8080/ci", Signer: p256(t), Dir: t.TempDir()}
+	cfg := issuer.CIConfig{URL: "http://127.0.0.1:8080/ci", Signer: rsa2048(t), Dir: t.TempDir()}
 	if err := issuer.CreateCI(t.Context(), cfg.Dir); err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +161,7 @@ func FuzzIdentity(f *testing.F) {
 
 func TestTokenVerifies(t *testing.T) {
 	o := newOrigin(t)
-	cfg := issuer.CIConfig{URL: o.URL + "/ci", Signer: p256(t), Dir: t.TempDir()}
+	cfg := issuer.CIConfig{URL: o.URL + "/ci", Signer: rsa2048(t), Dir: t.TempDir()}
 	if err := issuer.CreateCI(t.Context(), cfg.Dir); err != nil {
 		t.Fatal(err)
 	}
@@ -221,13 +230,9 @@ func TestMintRefuses(t *testing.T) {
 
 func TestCIConfigRefused(t *testing.T) {
 	_, good := newCI(t)
-	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
 	for name, spoil := range map[string]func(*issuer.CIConfig){
 		"no key":           func(c *issuer.CIConfig) { c.Signer = nil },
-		"another curve":    func(c *issuer.CIConfig) { c.Signer = p384 },
+		"another kind":     func(c *issuer.CIConfig) { c.Signer = p256(t) },
 		"no url":           func(c *issuer.CIConfig) { c.URL = "" },
 		"url with slash":   func(c *issuer.CIConfig) { c.URL += "/" },
 		"url with query":   func(c *issuer.CIConfig) { c.URL += "?a=b" },
@@ -389,7 +394,7 @@ func TestRedeemSurvivesKill(t *testing.T) {
 	if len(acknowledged) < 900 {
 		t.Fatalf("only %d tokens were redeemed", len(acknowledged))
 	}
-	c := openCI(t, issuer.CIConfig{URL: "http://127.0.0.1/ci", Signer: p256(t), Dir: dir})
+	c := openCI(t, issuer.CIConfig{URL: "http://127.0.0.1/ci", Signer: rsa2048(t), Dir: dir})
 	for id := range acknowledged {
 		if err := c.Redeem(t.Context(), id, time.Now().Add(time.Minute)); !errors.Is(err, issuer.ErrReplayed) {
 			t.Fatalf("token %s was acknowledged and forgotten: %v", id, err)
@@ -398,7 +403,7 @@ func TestRedeemSurvivesKill(t *testing.T) {
 }
 
 func redeemUntilKilled(t *testing.T, dir string) {
-	c := openCI(t, issuer.CIConfig{URL: "http://127.0.0.1/ci", Signer: p256(t), Dir: dir})
+	c := openCI(t, issuer.CIConfig{URL: "http://127.0.0.1/ci", Signer: rsa2048(t), Dir: dir})
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
