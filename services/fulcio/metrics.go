@@ -17,6 +17,7 @@ const (
 	reasonClaims      = "claims"
 	reasonLog         = "ct_log"
 	reasonAudit       = "audit"
+	reasonGone        = "client_gone"
 	reasonInternal    = "internal"
 )
 

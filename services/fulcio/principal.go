@@ -98,7 +98,7 @@ func (a *authenticator) authenticate(ctx context.Context, token string, opts ...
 	if err != nil {
 		return nil, err
 	}
-	issuer, verifier, err := a.verifiers.find(ctx, claimed)
+	issuer, verifier, err := a.verifiers.find(claimed)
 	if err != nil {
 		return nil, err
 	}

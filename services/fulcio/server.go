@@ -90,6 +90,8 @@ func (r *request) outcome(ctx context.Context, err error) *failure {
 	switch {
 	case r.failure != nil:
 		return r.failure
+	case errors.Is(ctx.Err(), context.Canceled):
+		return &failure{codes.Canceled, reasonGone, "the client went away", ctx.Err()}
 	case ctx.Err() != nil:
 		return &failure{codes.Unavailable, reasonInternal, "the request took too long", ctx.Err()}
 	case errors.Is(r.authErr, errUnreachable):
@@ -152,7 +154,7 @@ func (s *caServer) refuse(ctx context.Context, in *fulciogrpc.CreateSigningCerti
 	s.metrics.refused.WithLabelValues(f.reason).Inc()
 	claimed, _ := claimedIssuer(tokenOf(ctx, in))
 	level := slog.LevelInfo
-	if f.code != codes.InvalidArgument {
+	if f.code != codes.InvalidArgument && f.code != codes.Canceled {
 		level = slog.LevelError
 	}
 	s.logger.Log(ctx, level, "certificate refused", "reason", f.reason, "claimed_issuer", bounded(claimed, maxRecorded), "error", bounded(f.err.Error(), maxRecorded))

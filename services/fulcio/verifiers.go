@@ -71,7 +71,7 @@ func newVerifiers(issuers []*issuer, logger *slog.Logger, m *metrics) (*verifier
 
 // find returns the issuer called url. An exact name goes before patterns, and
 // those in the order of the configuration.
-func (v *verifiers) find(_ context.Context, url string) (*issuer, *verifier, error) {
+func (v *verifiers) find(url string) (*issuer, *verifier, error) {
 	if f, ok := v.fixed[url]; ok {
 		return f.issuer, f, nil
 	}
