@@ -3,8 +3,8 @@ package issuer
 import (
 	"context"
 	"crypto"
-	"crypto/rsa"
 	"crypto/rand"
+	"crypto/rsa"
 	"encoding/base64"
 	"encoding/json"
 	"errors"

@@ -253,7 +253,7 @@ func TestCIConfigRefused(t *testing.T) {
 	}
 	empty := t.TempDir()
 	good.Dir = empty
-	_, err = issuer.NewCI(t.Context(), good)
+	_, err := issuer.NewCI(t.Context(), good)
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("missing journal: %v", err)
 	}
