@@ -146,11 +146,8 @@ func (a *Appliance) open(ctx context.Context) error {
 	if err := a.services.start("ci issuer", a.ci); err != nil {
 		return err
 	}
-	people, err := issuer.NewPeople(ctx, a.peopleConfig())
+	people, err := a.openPeople(ctx)
 	if err != nil {
-		return fmt.Errorf("opening the issuer for people: %w", err)
-	}
-	if err := a.services.start("issuer", people); err != nil {
 		return err
 	}
 
@@ -166,7 +163,7 @@ func (a *Appliance) open(ctx context.Context) error {
 	}
 
 	ca, err := fulcio.New(ctx, fulcio.Config{
-		Signer: signers[keyFulcio], Chain: a.chains.fulcio, Issuers: a.fulcioIssuers(people.Handler()), CIProviders: a.ciProviders(),
+		Signer: signers[keyFulcio], Chain: a.chains.fulcio, Issuers: a.fulcioIssuers(people), CIProviders: a.ciProviders(),
 		CTLog: ct.Handler(), CTLogKey: signers[keyCT].Public(), Audit: a.audit.Append, Logger: a.named("fulcio"), Metrics: a.registry,
 	})
 	if err != nil {
@@ -221,7 +218,7 @@ func (a *Appliance) open(ctx context.Context) error {
 		"/api/v1/timestamp":           stamps.Handler(),
 		"/api/v1/timestamp/certchain": stamps.Handler(),
 		ctPath + "/ct/v1/":            a.ready.writable(ct.Handler()),
-		peoplePath + "/":              people.Handler(),
+		peoplePath + "/":              people,
 		ciPath + "/":                  a.ci.Handler(),
 		tufPath + "/":                 a.trust.tufHandler(),
 		trustPath + "/":               a.trust.trustHandler(map[string][]byte{"ca.pem": pki.Encode(a.chains.fulcio...), "tsa.pem": pki.Encode(a.chains.tsa...)}),

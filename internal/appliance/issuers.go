@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/sigbox/sigbox/internal/front"
 	"github.com/sigbox/sigbox/services/fulcio"
 	"github.com/sigbox/sigbox/services/issuer"
 )
@@ -48,6 +49,21 @@ func (a *Appliance) redeem(ctx context.Context, jti string, expiry time.Time) er
 		return fmt.Errorf("%w: %w", fulcio.ErrReplayed, err)
 	}
 	return err
+}
+
+// openPeople starts the issuer for people. Where nobody could sign in, it is
+// left out, and its handler says so.
+func (a *Appliance) openPeople(ctx context.Context) (http.Handler, error) {
+	if len(a.cfg.People.Users) == 0 && len(a.cfg.People.Connectors) == 0 {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			front.Error(w, http.StatusNotFound, "nobody can sign in here: the configuration names neither people.users nor people.connectors")
+		}), nil
+	}
+	people, err := issuer.NewPeople(ctx, a.peopleConfig())
+	if err != nil {
+		return nil, fmt.Errorf("opening the issuer for people: %w", err)
+	}
+	return people.Handler(), a.services.start("issuer", people)
 }
 
 func (a *Appliance) peopleConfig() issuer.PeopleConfig {

@@ -177,7 +177,8 @@ type CI struct {
 	MaxTTL time.Duration `yaml:"max_ttl,omitempty"`
 }
 
-// People is the issuer for people.
+// People is the issuer for people. With neither users nor connectors it is not
+// served.
 type People struct {
 	// Users are local accounts.
 	Users []User `yaml:"users,omitempty"`
