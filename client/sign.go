@@ -14,6 +14,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/go-openapi/runtime"
@@ -142,6 +143,9 @@ func (s *Signer) once(ctx context.Context, digest []byte, content sign.Content, 
 	if err != nil {
 		return nil, fmt.Errorf("getting a certificate: %w", err)
 	}
+	if !key.key.PublicKey.Equal(cert.PublicKey) {
+		return nil, errors.New("getting a certificate: it is for another key")
+	}
 	pb := &bundlepb.Bundle{
 		MediaType: bundleMediaType,
 		VerificationMaterial: &bundlepb.VerificationMaterial{
@@ -207,7 +211,9 @@ func (s *Signer) log(ctx context.Context, der []byte, pb *bundlepb.Bundle) error
 	if base == "" {
 		base = rekor.DefaultBasePath
 	}
-	rt := httptransport.NewWithClient(u.Host, base, []string{u.Scheme}, s.transport.client())
+	c := s.transport.client()
+	c.Transport = jsonOnly{c.Transport}
+	rt := httptransport.NewWithClient(u.Host, base, []string{u.Scheme}, c)
 	rt.Consumers["application/json"] = runtime.JSONConsumer()
 	rt.Producers["application/json"] = runtime.JSONProducer()
 	log := sign.NewRekor(&sign.RekorOptions{
@@ -217,6 +223,20 @@ func (s *Signer) log(ctx context.Context, der []byte, pb *bundlepb.Bundle) error
 	})
 	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	return log.GetTransparencyLogEntry(ctx, certPEM, pb)
+}
+
+// jsonOnly reports refusals in plain text, such as a proxy's, which Rekor's
+// client cannot read.
+type jsonOnly struct{ http.RoundTripper }
+
+func (j jsonOnly) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := j.RoundTripper.RoundTrip(req)
+	if err != nil || resp.StatusCode < 400 || strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json") {
+		return resp, err
+	}
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 512))
+	_ = resp.Body.Close()
+	return nil, fmt.Errorf("%s answered %s: %s", req.URL.Host, resp.Status, strings.TrimSpace(string(text)))
 }
 
 // cause strips what net/http adds around the transport's own errors.
