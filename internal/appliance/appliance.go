@@ -68,6 +68,7 @@ type Appliance struct {
 	trust    *trust
 	ready    *readiness
 	server   *front.Server
+	issuers  []string // that Fulcio trusts
 	chains   struct{ fulcio, tsa []*x509.Certificate }
 
 	// Listener is where the origin is served; known once Open has returned.
@@ -162,8 +163,12 @@ func (a *Appliance) open(ctx context.Context) error {
 		return err
 	}
 
+	issuers := a.fulcioIssuers(people)
+	for _, i := range issuers {
+		a.issuers = append(a.issuers, i.URL+i.Pattern)
+	}
 	ca, err := fulcio.New(ctx, fulcio.Config{
-		Signer: signers[keyFulcio], Chain: a.chains.fulcio, Issuers: a.fulcioIssuers(people), CIProviders: a.ciProviders(),
+		Signer: signers[keyFulcio], Chain: a.chains.fulcio, Issuers: issuers, CIProviders: a.ciProviders(),
 		CTLog: ct.Handler(), CTLogKey: signers[keyCT].Public(), Audit: a.audit.Append, Logger: a.named("fulcio"), Metrics: a.registry,
 	})
 	if err != nil {
@@ -208,7 +213,7 @@ func (a *Appliance) open(ctx context.Context) error {
 	}
 
 	a.watch()
-	return a.compose(map[string]http.Handler{
+	routes := map[string]http.Handler{
 		"/api/v1/signingCert":         a.ready.writable(ca.Handler()),
 		"/api/v1/rootCert":            ca.Handler(),
 		"/api/v2/":                    a.ready.writable(ca.Handler()),
@@ -218,13 +223,16 @@ func (a *Appliance) open(ctx context.Context) error {
 		"/api/v1/timestamp":           stamps.Handler(),
 		"/api/v1/timestamp/certchain": stamps.Handler(),
 		ctPath + "/ct/v1/":            a.ready.writable(ct.Handler()),
-		peoplePath + "/":              people,
 		ciPath + "/":                  a.ci.Handler(),
 		tufPath + "/":                 a.trust.tufHandler(),
 		trustPath + "/":               a.trust.trustHandler(map[string][]byte{"ca.pem": pki.Encode(a.chains.fulcio...), "tsa.pem": pki.Encode(a.chains.tsa...)}),
 		"/healthz":                    healthHandler(),
 		"/readyz":                     a.ready.readyHandler(),
-	})
+	}
+	if people != nil {
+		routes[peoplePath+"/"] = people
+	}
+	return a.compose(routes)
 }
 
 func (a *Appliance) named(service string) *slog.Logger { return a.logger.With("service", service) }
@@ -408,10 +416,7 @@ func (a *Appliance) Status(ctx context.Context) Status {
 	st := Status{
 		Running: true, Ready: len(problems) == 0, Problems: problems, ID: a.instance.ID, URL: a.cfg.URL,
 		Version: version.Get().Version, PID: os.Getpid(), Started: a.started.UTC(), RootSHA256: a.instance.RootSHA256,
-		Quickstart: a.cfg.Quickstart, Issuers: []string{a.cfg.URL + peoplePath, a.cfg.URL + ciPath},
-	}
-	for _, i := range a.cfg.Fulcio.Issuers {
-		st.Issuers = append(st.Issuers, i.URL+i.Pattern)
+		Quickstart: a.cfg.Quickstart, Issuers: a.issuers,
 	}
 	for _, log := range []LogSize{{Name: "ctlog", TreeID: a.instance.CTTree}, {Name: "rekor", TreeID: a.instance.RekorTree}} {
 		size, root, err := a.logs.Size(ctx, log.TreeID)

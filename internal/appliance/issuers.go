@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"time"
 
-	"github.com/sigbox/sigbox/internal/front"
 	"github.com/sigbox/sigbox/services/fulcio"
 	"github.com/sigbox/sigbox/services/issuer"
 )
@@ -18,9 +17,9 @@ const audience = "sigstore"
 
 // fulcioIssuers are the instance's own two issuers and those configured.
 func (a *Appliance) fulcioIssuers(people http.Handler) []fulcio.Issuer {
-	list := []fulcio.Issuer{
-		{URL: a.cfg.URL + peoplePath, ClientID: audience, Type: "email", Local: people},
-		{URL: a.cfg.URL + ciPath, ClientID: audience, Type: "email", Local: a.ci.Handler(), Redeem: a.redeem},
+	list := []fulcio.Issuer{{URL: a.cfg.URL + ciPath, ClientID: audience, Type: "email", Local: a.ci.Handler(), Redeem: a.redeem}}
+	if people != nil {
+		list = append(list, fulcio.Issuer{URL: a.cfg.URL + peoplePath, ClientID: audience, Type: "email", Local: people})
 	}
 	for _, i := range a.cfg.Fulcio.Issuers {
 		list = append(list, fulcio.Issuer{
@@ -51,13 +50,11 @@ func (a *Appliance) redeem(ctx context.Context, jti string, expiry time.Time) er
 	return err
 }
 
-// openPeople starts the issuer for people. Where nobody could sign in, it is
-// left out, and its handler says so.
+// openPeople starts the issuer for people. It is nil where nobody could sign
+// in.
 func (a *Appliance) openPeople(ctx context.Context) (http.Handler, error) {
 	if len(a.cfg.People.Users) == 0 && len(a.cfg.People.Connectors) == 0 {
-		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			front.Error(w, http.StatusNotFound, "nobody can sign in here: the configuration names neither people.users nor people.connectors")
-		}), nil
+		return nil, nil
 	}
 	people, err := issuer.NewPeople(ctx, a.peopleConfig())
 	if err != nil {
