@@ -33,7 +33,7 @@ func Distribution(t testing.TB) *Registry {
 	r := &Registry{Address: FreeAddress(t)}
 	config := filepath.Join(p.Dir, "config.yml")
 	err := os.WriteFile(config, fmt.Appendf(nil, `version: 0.1
-log: {level: warn}
+log: {level: error, accesslog: {disabled: true}}
 storage:
   filesystem: {rootdirectory: %s}
   delete: {enabled: true}
@@ -60,7 +60,7 @@ http: {addr: %s}
 			<-ended
 		}
 		if t.Failed() {
-			t.Logf("log of the registry:\n%s", tail(said.String(), 16<<10))
+			t.Logf("log of the registry:\n%s", tail(said.String(), 2<<10))
 		}
 	})
 	r.wait(t, ended)

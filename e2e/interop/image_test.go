@@ -9,7 +9,7 @@ import (
 // What a client says when it refuses for the right reason.
 var (
 	saysIdentity  = []string{"none of the expected identities matched", "no matching CertificateIdentity", "identity"}
-	saysNone      = []string{"no signatures found", "no matching signatures", "no matching attestations", "not signed", "no bundle", "no signature"}
+	saysNone      = []string{"no signatures found", "no matching signatures", "no matching attestations", "not signed", "no bundle", "no valid bundles", "no signature"}
 	saysSignature = []string{"invalid signature", "signature", "verify"}
 )
 
