@@ -165,7 +165,7 @@ func TestEveryPartCounts(t *testing.T) {
 			to   func(any) (any, bool)
 		}{
 			{"removed", func(any) (any, bool) { return nil, false }},
-			{"changed", func(v any) (any, bool) { return mutate(v), true }},
+			{"changed", func(v any) (any, bool) { return altered(v), true }},
 		} {
 			var doc any
 			if err := json.Unmarshal(data, &doc); err != nil {
@@ -247,7 +247,7 @@ func edit(v any, path []any, to func(any) (any, bool)) {
 	}
 }
 
-func mutate(v any) any {
+func altered(v any) any {
 	switch v := v.(type) {
 	case string:
 		if n := len(v) / 2; n > 0 {
