@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 
@@ -13,8 +14,8 @@ import (
 // The write-ahead log is moved into the database in the background when it has grown to softWAL. A writer that finds it at
 // hardWAL moves it before anybody writes again: so it never grows beyond that and one commit.
 const (
-	softWAL = 8 << 20
-	hardWAL = 32 << 20
+	softWAL = 4 << 20
+	hardWAL = 16 << 20
 )
 
 // retryCheckpoint is how long to leave a checkpoint alone that somebody outside of this process stood in the way of.
@@ -46,9 +47,17 @@ func (k *checkpointer) start(t *tree) error {
 	k.c = c
 	k.due = make(chan struct{}, 1)
 	k.stopped = make(chan struct{})
-	// A log left by a crash is moved at once, so that its size is known.
+	// A log left by a crash is moved at once, so that its size is known. On a full disk it stays, and the tree can be read.
 	if err := t.emptyWAL(); err != nil {
-		return errors.Join(err, c.close())
+		if !recoverable(err) {
+			return errors.Join(err, c.close())
+		}
+		t.checkpointed(err)
+		st, err := os.Stat(t.path + "-wal")
+		if err != nil {
+			return errors.Join(err, c.close())
+		}
+		t.walPages = int(st.Size() / pageSize)
 	}
 	go func() {
 		defer close(k.stopped)

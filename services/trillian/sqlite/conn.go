@@ -211,17 +211,6 @@ func (c *conn) pagesWritten() int {
 	return int(*(*int32)(pointer(c.out)))
 }
 
-// memory is the number of bytes that SQLite holds in this connection's page cache, schema and statements.
-func (c *conn) memory() int64 {
-	var n int64
-	for _, op := range []int32{engine.SQLITE_DBSTATUS_CACHE_USED, engine.SQLITE_DBSTATUS_SCHEMA_USED, engine.SQLITE_DBSTATUS_STMT_USED} {
-		if engine.Xsqlite3_db_status(c.tls, c.db, op, c.out, c.out+4, 0) == engine.SQLITE_OK {
-			n += int64(*(*int32)(pointer(c.out)))
-		}
-	}
-	return n
-}
-
 func (s *stmt) finalize() {
 	for _, b := range s.params {
 		libc.Xfree(s.c.tls, b.p)
@@ -298,7 +287,9 @@ func (s *stmt) reset() {
 	}
 }
 
-func (s *stmt) columnInt(i int) int64 { return engine.Xsqlite3_column_int64(s.c.tls, s.handle, int32(i)) }
+func (s *stmt) columnInt(i int) int64 {
+	return engine.Xsqlite3_column_int64(s.c.tls, s.handle, int32(i))
+}
 
 func (s *stmt) columnNull(i int) bool {
 	return engine.Xsqlite3_column_type(s.c.tls, s.handle, int32(i)) == engine.SQLITE_NULL

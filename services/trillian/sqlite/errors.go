@@ -60,9 +60,12 @@ func recoverable(err error) bool {
 
 // answer turns an error of the engine into one with a status for the caller of the log server.
 func answer(err error) error {
+	var stopped *fatalError
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &stopped):
+		return stopped
 	case errors.Is(err, ErrClosed):
 		return status.Error(codes.Unavailable, err.Error())
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

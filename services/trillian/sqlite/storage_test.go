@@ -24,11 +24,18 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	trillianlog.InitMetrics(nil)
 	if dir := os.Getenv("SIGBOX_TEST_WRITE_UNTIL_KILLED"); dir != "" {
 		writeUntilKilled(dir)
 		return
 	}
-	trillianlog.InitMetrics(nil)
+	if dir := os.Getenv("SIGBOX_TEST_FILL_DISK"); dir != "" {
+		if err := fillDisk(dir); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(m.Run())
 }
 
@@ -587,4 +594,13 @@ func TestConcurrentQueueSequenceRead(t *testing.T) {
 			}
 		})
 	}
+}
+
+func mustTree(t testing.TB, s *Storage, of *trillian.Tree) *tree {
+	t.Helper()
+	open, err := s.tree(of.TreeId)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return open
 }

@@ -252,8 +252,8 @@ func (t *tree) commitGroup(group []*queueRequest) error {
 		return nil
 	}
 	if t.opts.Sequence != nil {
+		staged := x.staged // sequencing takes from it what it has done
 		if err := t.sequence(x, group[0].tree); err != nil {
-			staged := x.staged
 			if err := x.fail(err); !recoverable(err) {
 				return err
 			}
