@@ -50,7 +50,7 @@ func breakIndex(t testing.TB, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := db.Exec("DROP TABLE entry_key"); err != nil {
+	if _, err := db.ExecContext(t.Context(), "DROP TABLE entry_key"); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Close(); err != nil {

@@ -221,19 +221,19 @@ func (s *Store) insert(batch []*pending) error {
 		r := p.record
 		for _, key := range r.Keys {
 			id := keyID(key)
-			if _, err := insertKey.Exec(id[:], r.Entry[:]); err != nil {
+			if _, err := insertKey.ExecContext(ctx, id[:], r.Entry[:]); err != nil {
 				return errors.Join(err, rollback(tx))
 			}
 		}
 		if r.AttestationKey != "" {
-			if _, err := insertAttestation.Exec(r.AttestationKey, r.Attestation); err != nil {
+			if _, err := insertAttestation.ExecContext(ctx, r.AttestationKey, r.Attestation); err != nil {
 				return errors.Join(err, rollback(tx))
 			}
 		}
 	}
 	if err := tx.Commit(); err != nil {
 		// database/sql thinks the transaction over; SQLite may not.
-		_, _ = s.writer.Exec("ROLLBACK")
+		_, _ = s.writer.ExecContext(ctx, "ROLLBACK")
 		return err
 	}
 	return nil

@@ -152,7 +152,7 @@ func TestOpenRefuses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := db.Exec(pragma); err != nil {
+			if _, err := db.ExecContext(t.Context(), pragma); err != nil {
 				t.Fatal(err)
 			}
 			if err := db.Close(); err != nil {
@@ -256,7 +256,7 @@ func TestConcurrentWriters(t *testing.T) {
 func TestFull(t *testing.T) {
 	s := open(t, create(t))
 	limit := func(pages int) {
-		if _, err := s.writer.Exec("PRAGMA max_page_count = " + strconv.Itoa(pages)); err != nil {
+		if _, err := s.writer.ExecContext(t.Context(), "PRAGMA max_page_count = " + strconv.Itoa(pages)); err != nil {
 			t.Fatal(err)
 		}
 	}
