@@ -470,6 +470,16 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
+// What upstream panics about while it is set up comes out as an error.
+func TestUpstreamPanicIsAnError(t *testing.T) {
+	cfg := newConfig(t)
+	cfg.TreeID = 0 // New refuses this; upstream would ask Trillian for a new tree
+	cfg.TrillianAddress, cfg.TrillianPort = "unix://"+t.TempDir()+"/nobody.sock", 1
+	if err := configureUpstream(cfg, nil); err == nil || !strings.Contains(err.Error(), "tree") {
+		t.Errorf("error %v, want one about the tree", err)
+	}
+}
+
 func TestNotReadyWithoutTrillian(t *testing.T) {
 	cfg := newConfig(t)
 	cfg.TrillianAddress, cfg.TrillianPort = "unix://"+t.TempDir()+"/nobody.sock", 1

@@ -256,7 +256,7 @@ func TestConcurrentWriters(t *testing.T) {
 func TestFull(t *testing.T) {
 	s := open(t, create(t))
 	limit := func(pages int) {
-		if _, err := s.writer.ExecContext(t.Context(), "PRAGMA max_page_count = " + strconv.Itoa(pages)); err != nil {
+		if _, err := s.writer.ExecContext(t.Context(), "PRAGMA max_page_count = "+strconv.Itoa(pages)); err != nil {
 			t.Fatal(err)
 		}
 	}
