@@ -474,6 +474,7 @@ func TestMetricsRegistered(t *testing.T) {
 		}
 	}
 }
+
 // storeRoot puts a log root into the storage as a sequencer with another clock would.
 func storeRoot(ctx context.Context, s *Service, tree *trillian.Tree, root types.LogRootV1) error {
 	b, err := root.MarshalBinary()

@@ -63,7 +63,7 @@ func (k kind) create(path string, fill func(*conn) error) (err error) {
 		return fmt.Errorf("creating %s: %w", path, err)
 	}
 	defer f.Close()
-	// A umask or an inherited ACL must not decide who reads the log's keys to deduplication.
+	// SQLite gives the files beside it the same mode.
 	if err := f.Chmod(0o600); err != nil {
 		return err
 	}

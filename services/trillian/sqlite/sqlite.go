@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -90,11 +89,10 @@ func treesPath(dir string) string { return filepath.Join(dir, "trees.db") }
 
 // Create makes an empty storage in dir, which it makes with mode 0700 if it does not exist. It returns ErrExists if there is one.
 func Create(dir string) error {
-	if err := os.Mkdir(dir, 0o700); err == nil {
-		if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
-			return err
-		}
-	} else if !errors.Is(err, fs.ErrExist) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
 		return err
 	}
 	lock, err := lockFolder(dir)

@@ -21,6 +21,7 @@ import (
 	"github.com/transparency-dev/merkle/rfc6962"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/durationpb"
+	engine "modernc.org/sqlite/lib"
 )
 
 func TestMain(m *testing.M) {
@@ -29,12 +30,14 @@ func TestMain(m *testing.M) {
 		writeUntilKilled(dir)
 		return
 	}
-	if dir := os.Getenv("SIGBOX_TEST_FILL_DISK"); dir != "" {
-		if err := fillDisk(dir); err != nil {
-			fmt.Println(err)
-			os.Exit(1)
+	for name, f := range map[string]func(string) error{"SIGBOX_TEST_FILL_DISK": fillDisk, "SIGBOX_TEST_OPEN": justOpen} {
+		if dir := os.Getenv(name); dir != "" {
+			if err := f(dir); err != nil {
+				fmt.Println(err)
+				os.Exit(1)
+			}
+			return
 		}
-		return
 	}
 	os.Exit(m.Run())
 }
@@ -603,4 +606,19 @@ func mustTree(t testing.TB, s *Storage, of *trillian.Tree) *tree {
 		t.Fatal(err)
 	}
 	return open
+}
+
+func deleteTree(s *Storage, tree *trillian.Tree) error {
+	if _, err := storage.SoftDeleteTree(context.Background(), s.Admin(), tree.TreeId); err != nil {
+		return err
+	}
+	return storage.HardDeleteTree(context.Background(), s.Admin(), tree.TreeId)
+}
+
+// cacheUsed is the number of bytes of a connection's page cache.
+func cacheUsed(c *conn) int {
+	if engine.Xsqlite3_db_status(c.tls, c.db, engine.SQLITE_DBSTATUS_CACHE_USED, c.out, c.out+4, 0) != engine.SQLITE_OK {
+		return -1
+	}
+	return int(*(*int32)(pointer(c.out)))
 }
