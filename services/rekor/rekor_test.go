@@ -19,6 +19,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sigstore/rekor/pkg/client"
+	"github.com/sigstore/rekor/pkg/generated/client/entries"
+	"github.com/sigstore/rekor/pkg/generated/client/index"
 	"github.com/sigstore/rekor/pkg/generated/models"
 	"github.com/sigstore/rekor/pkg/util"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
@@ -202,6 +205,40 @@ func TestLog(t *testing.T) {
 		if a := i.get(path); a.code != want {
 			t.Errorf("GET %s: %d %s, want %d", path, a.code, a.body, want)
 		}
+	}
+}
+
+// Stock clients do not say how large their bodies are, and read errors by type.
+func TestUpstreamClient(t *testing.T) {
+	i := start(t, newConfig(t))
+	c, err := client.GetRekorClient(i.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer := newIdentity(t, "a@example.com")
+	create := entries.NewCreateLogEntryParamsWithContext(t.Context()).WithProposedEntry(signer.attestation(t, "dsse", "0.0.1", []byte("artifact")))
+	created, err := c.Entries.CreateLogEntry(create)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conflict *entries.CreateLogEntryConflict
+	if _, err := c.Entries.CreateLogEntry(create); !errors.As(err, &conflict) || conflict.Location != created.Location {
+		t.Errorf("creating it again: %v", err)
+	}
+	found, err := c.Index.SearchIndex(index.NewSearchIndexParamsWithContext(t.Context()).WithQuery(&models.SearchIndex{Hash: sha256Hex([]byte("artifact"))}))
+	if err != nil || !slices.Equal(found.Payload, []string{created.ETag}) {
+		t.Errorf("search: %v, error %v; want %s", found, err, created.ETag)
+	}
+	var refused *index.SearchIndexDefault
+	if _, err := c.Index.SearchIndex(index.NewSearchIndexParamsWithContext(t.Context()).WithQuery(&models.SearchIndex{Hash: "short"})); !errors.As(err, &refused) || refused.Code() != http.StatusUnprocessableEntity {
+		t.Errorf("search for nonsense: %v", err)
+	}
+	got, err := c.Entries.GetLogEntryByUUID(entries.NewGetLogEntryByUUIDParamsWithContext(t.Context()).WithEntryUUID(created.ETag))
+	if err != nil || len(got.Payload) != 1 {
+		t.Errorf("get: %v, error %v", got, err)
+	}
+	if key, err := c.Pubkey.GetPublicKey(nil); err != nil || !strings.HasPrefix(key.Payload, "-----BEGIN PUBLIC KEY-----") {
+		t.Errorf("public key: %v, error %v", key, err)
 	}
 }
 
