@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,9 +43,9 @@ var strangers = []string{
 // it is none, the cosign on the PATH is taken for the one that it may start.
 //
 // Version 3 finds everything by TUF and refuses URLs beside it. Version 2 needs
-// URLs, without which it sends the token to the public instance; so does
-// whatever cannot be told apart.
-func (p *Profile) Environment(ctx context.Context, command string) (*Environment, error) {
+// URLs, without which it sends the token to the public instance, unless its
+// arguments tell it to use TUF too. Whatever cannot be told apart gets URLs.
+func (p *Profile) Environment(ctx context.Context, command string, args ...string) (*Environment, error) {
 	trust, err := p.Trust(ctx)
 	if err != nil {
 		return nil, err
@@ -78,7 +79,7 @@ func (p *Profile) Environment(ctx context.Context, command string) (*Environment
 	if path := p.CAFile(); path != "" {
 		set["SSL_CERT_FILE"] = path
 	}
-	if !cosign3(command) {
+	if !cosign3(command) && !slices.ContainsFunc(args, usesTUF) {
 		set["COSIGN_FULCIO_URL"] = endpoints.Fulcio
 		set["COSIGN_REKOR_URL"] = endpoints.Rekor
 		// An issuer that does not exist would stop a login; the public one would
@@ -114,6 +115,11 @@ func (e *Environment) Apply(environ []string) []string {
 		out = append(out, name+"="+value)
 	}
 	return out
+}
+
+// usesTUF are the arguments by which cosign 2.6 signs as version 3 does.
+func usesTUF(arg string) bool {
+	return arg == "--use-signing-config" || arg == "--use-signing-config=true"
 }
 
 // cosign3 tells by the build's own record whether cosign is version 3 or later.

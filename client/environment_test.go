@@ -56,6 +56,7 @@ func TestTokenStaysHome(t *testing.T) {
 	}{
 		{"v3", v3, "", false},
 		{"v2", v2, "", true},
+		{"v2 told to use TUF", v2 + " --use-signing-config", "", false},
 		{"v1", build(t, "github.com/sigstore/cosign"), "", true},
 		{"a script", script, "", true},
 		{"none at all", "", "", true},
@@ -64,7 +65,8 @@ func TestTokenStaysHome(t *testing.T) {
 		{"a script on the path", "make", filepath.Dir(script), true},
 	} {
 		t.Setenv("PATH", c.path)
-		e, err := p.Environment(t.Context(), c.command)
+		command, arg, _ := strings.Cut(c.command, " ")
+		e, err := p.Environment(t.Context(), command, arg)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -36,7 +36,7 @@ from v3 by what its build says of itself, and whatever cannot be told gets them.
 			}
 			ctx, cancel := a.limit(cmd)
 			defer cancel()
-			env, err := p.Environment(ctx, args[0])
+			env, err := p.Environment(ctx, args[0], args[1:]...)
 			if err != nil {
 				return err
 			}
