@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/sigbox/sigbox/internal/appliance"
 	"github.com/sigbox/sigbox/internal/cli"
-	"github.com/sigbox/sigbox/services/issuer"
 )
 
 func hashPasswordCommand() *cobra.Command {
@@ -28,7 +28,7 @@ print its bcrypt hash, for people.users[].password_hash in sigbox.yaml.`,
 			if err != nil {
 				return err
 			}
-			hash, err := issuer.HashPassword(password)
+			hash, err := appliance.HashPassword(password)
 			if err != nil {
 				return cli.Usage("%w", err)
 			}

@@ -21,7 +21,6 @@ import (
 	"github.com/sigbox/sigbox/internal/config"
 	"github.com/sigbox/sigbox/internal/durable"
 	"github.com/sigbox/sigbox/internal/state"
-	"github.com/sigbox/sigbox/services/issuer"
 )
 
 const (
@@ -128,7 +127,7 @@ func makeQuickstart(ctx context.Context, dir, listen string, log *slog.Logger) e
 	b := make([]byte, 10)
 	rand.Read(b) // never fails, or the runtime ends the program
 	password := strings.ToLower(base32.StdEncoding.EncodeToString(b))
-	hash, err := issuer.HashPassword([]byte(password))
+	hash, err := appliance.HashPassword([]byte(password))
 	if err != nil {
 		return err
 	}

@@ -72,6 +72,8 @@ func explain(dir string, err error) error {
 		return usage("use the sigboxd that wrote it, or a newer one; going back is not possible")
 	case errors.Is(err, state.ErrLocked):
 		return cli.Hint(err, "sigboxd status --dir %s shows the one that runs", dir)
+	case errors.Is(err, appliance.ErrRequest):
+		return usage("sigboxd token --help")
 	case errors.Is(err, appliance.ErrConfig):
 		return usage("see docs/configuration.md")
 	case errors.Is(err, appliance.ErrListen):

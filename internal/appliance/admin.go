@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"time"
 
 	"github.com/sigbox/sigbox/internal/front"
@@ -79,7 +80,7 @@ func (a *Appliance) adminHandler() http.Handler {
 		}
 		answer, err := mint(a.ci, req)
 		if err != nil {
-			front.Error(w, http.StatusBadRequest, err.Error())
+			front.Error(w, http.StatusBadRequest, strings.TrimPrefix(err.Error(), ErrRequest.Error()+": "))
 			return
 		}
 		writeJSON(w, answer)
@@ -130,6 +131,9 @@ func askAdmin(ctx context.Context, socket, method, path string, body io.Reader, 
 		var e struct{ Message string }
 		if json.Unmarshal(data, &e) != nil || e.Message == "" {
 			e.Message = resp.Status
+		}
+		if resp.StatusCode == http.StatusBadRequest {
+			return fmt.Errorf("%w: %s", ErrRequest, e.Message)
 		}
 		return errors.New(e.Message)
 	}

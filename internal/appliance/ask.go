@@ -94,20 +94,23 @@ func AskToken(ctx context.Context, dir string, req TokenRequest) (TokenAnswer, e
 	return answer, errors.Join(err, ci.Close())
 }
 
+// ErrRequest means that what was asked for makes no sense.
+var ErrRequest = errors.New("refused")
+
 func mint(ci *issuer.CI, req TokenRequest) (TokenAnswer, error) {
 	var ttl time.Duration
 	if req.TTL != "" {
 		var err error
 		if ttl, err = time.ParseDuration(req.TTL); err != nil {
-			return TokenAnswer{}, fmt.Errorf("ttl: %w", err)
+			return TokenAnswer{}, fmt.Errorf("%w: ttl: %w", ErrRequest, err)
 		}
 		if ttl <= 0 {
-			return TokenAnswer{}, fmt.Errorf("ttl %s is not a time to live", req.TTL)
+			return TokenAnswer{}, fmt.Errorf("%w: ttl %s is not a time to live", ErrRequest, req.TTL)
 		}
 	}
 	t, err := ci.Mint(req.Subject, ttl)
 	if err != nil {
-		return TokenAnswer{}, err
+		return TokenAnswer{}, fmt.Errorf("%w: %w", ErrRequest, err)
 	}
 	return TokenAnswer{Token: t.Raw, Identity: t.Identity, Expires: t.Expiry}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/sigbox/sigbox/services/fulcio"
@@ -67,6 +68,9 @@ func (a *Appliance) peopleConfig() issuer.PeopleConfig {
 	cfg := issuer.PeopleConfig{
 		URL: a.cfg.URL + peoplePath, Dir: a.issuer(), Grants: a.cfg.People.Grants, Logger: a.named("issuer"),
 	}
+	if a.cfg.TLS.Terminated {
+		cfg.RemoteIP = clientAddress
+	}
 	for _, u := range a.cfg.People.Users {
 		cfg.Users = append(cfg.Users, issuer.User{Email: u.Email, Username: u.Username, ID: u.ID, PasswordHash: u.PasswordHash})
 	}
@@ -75,6 +79,19 @@ func (a *Appliance) peopleConfig() issuer.PeopleConfig {
 	}
 	return cfg
 }
+
+// clientAddress is who sent a request, for limits by address. Behind a proxy
+// that ends TLS it is what the proxy, and nobody before it, put last.
+func clientAddress(r *http.Request) string {
+	if via := r.Header.Values("X-Forwarded-For"); len(via) > 0 {
+		hops := strings.Split(via[len(via)-1], ",")
+		return strings.TrimSpace(hops[len(hops)-1])
+	}
+	return r.RemoteAddr
+}
+
+// HashPassword makes the hash of a local user's password for the configuration.
+func HashPassword(password []byte) (string, error) { return issuer.HashPassword(password) }
 
 // hostname is Rekor's name in its checkpoints: the origin's host and port.
 func hostname(origin string) string {

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // Exit codes of both programs.
@@ -65,6 +66,9 @@ func Code(err error) int {
 
 // Run executes root with the arguments and reports its error on stderr.
 func Run(ctx context.Context, root *cobra.Command, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	// Cobra would offer the flags that linked libraries define for their own
+	// programs.
+	pflag.CommandLine = pflag.NewFlagSet(root.Name(), pflag.ContinueOnError)
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
