@@ -101,9 +101,33 @@ func (l *ledger) burst(ctx context.Context, workers int) (wait func()) {
 			}
 		})
 	}
+	wg.Go(func() { l.watchCT(ctx) })
 	return func() {
 		wg.Wait()
 		client.HTTP.CloseIdleConnections()
+	}
+}
+
+// watchCT notes the CT log's tree heads, one after the other, until the server
+// goes away.
+func (l *ledger) watchCT(ctx context.Context) {
+	for ctx.Err() == nil {
+		resp, err := http.Get(l.instance.URL + "/ctlog/ct/v1/get-sth")
+		if err != nil {
+			return
+		}
+		var head sth
+		err = json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&head)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != http.StatusOK {
+			return
+		}
+		if err := l.ct.saw(head.Size, hex.EncodeToString(head.Root)); err != nil {
+			l.mu.Lock()
+			l.forked = err
+			l.mu.Unlock()
+			return
+		}
 	}
 }
 

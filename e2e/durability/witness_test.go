@@ -131,15 +131,18 @@ func ctLog(i *e2etest.Instance) *witness {
 	})
 }
 
-// ctHead is the CT log's present tree head (RFC 6962 section 4.3).
+// An sth is the CT log's tree head (RFC 6962 section 4.3).
+type sth struct {
+	Size uint64 `json:"tree_size"`
+	Root []byte `json:"sha256_root_hash"`
+}
+
+// ctHead is the CT log's present tree head.
 func ctHead(t *testing.T, i *e2etest.Instance) (size uint64, root string) {
 	t.Helper()
-	var sth struct {
-		Size uint64 `json:"tree_size"`
-		Root []byte `json:"sha256_root_hash"`
-	}
-	get(t, i.URL+"/ctlog/ct/v1/get-sth", &sth)
-	return sth.Size, hex.EncodeToString(sth.Root)
+	var head sth
+	get(t, i.URL+"/ctlog/ct/v1/get-sth", &head)
+	return head.Size, hex.EncodeToString(head.Root)
 }
 
 func decodeAll(t *testing.T, texts []string, decode func(string) ([]byte, error)) [][]byte {

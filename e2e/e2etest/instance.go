@@ -49,6 +49,9 @@ func Quickstart(t testing.TB) *Instance {
 	addr := FreeAddress(t)
 	i := NewInstance(t, dir, "http://"+addr, "quickstart", "--dir", dir, "--listen", addr)
 	i.Start(t)
+	Eventually(t, startLimit, "the quickstart to say what to try next", func() bool {
+		return strings.Contains(i.Said(t), i.RootSHA256) || !i.Running()
+	})
 	return i
 }
 
