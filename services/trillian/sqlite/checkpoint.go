@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	engine "modernc.org/sqlite/lib"
@@ -28,9 +29,8 @@ type checkpointer struct {
 	due     chan struct{}
 	stopped chan struct{}
 
-	// Written with the writer's token.
-	walPages int       // pages written since the log was last known to be empty: no fewer than it has
-	blocked  time.Time // when a checkpoint last failed to empty the log
+	walPages int          // pages written since the log was last known to be empty: no fewer than it has; guarded by the writer's token
+	blocked  atomic.Int64 // when a checkpoint last failed to empty the log, in nanoseconds since 1970
 }
 
 func (k *checkpointer) start(t *tree) error {
@@ -79,7 +79,7 @@ func (t *tree) limitWAL() {
 	t.walPages += t.writer.c.pagesWritten()
 	size := t.walPages * pageSize
 	switch {
-	case size < softWAL || t.stop.reason() != nil || time.Since(t.blocked) < retryCheckpoint:
+	case size < softWAL || t.stop.reason() != nil || time.Since(time.Unix(0, t.blocked.Load())) < retryCheckpoint:
 	case size >= hardWAL:
 		t.checkpointed(t.emptyWAL())
 	default:
@@ -141,7 +141,7 @@ func (t *tree) checkpointed(err error) {
 		t.stop.fatal(fmt.Errorf("moving the write-ahead log into the database: %w", err))
 		return
 	}
-	t.blocked = time.Now()
+	t.blocked.Store(time.Now().UnixNano())
 	t.opts.Logger.Warn("the write-ahead log could not be moved into the database",
 		slog.Int64("tree", t.id), slog.Any("error", err))
 }

@@ -63,7 +63,7 @@ func (s *Storage) ReadWriteTransaction(ctx context.Context, tree *trillian.Tree,
 }
 
 // QueueLeaves returns once the leaves are durable: in the tree with sequencing on write, in the queue without or if it failed. ctx ends the wait
-// only as long as the leaves have not been taken up.
+// only as long as the leaves have not been taken up. The storage keeps the leaves' byte slices, which must not change afterwards.
 func (s *Storage) QueueLeaves(ctx context.Context, tree *trillian.Tree, leaves []*trillian.LogLeaf, queueTimestamp time.Time) ([]*trillian.QueuedLogLeaf, error) {
 	t, err := s.tree(tree.GetTreeId())
 	if err != nil {

@@ -25,9 +25,11 @@ func closedStorage(t *testing.T, n int) (string, *trillian.Tree) {
 	dir := filepath.Join(t.TempDir(), "logs")
 	s := newStorage(t, dir, onWrite)
 	tree := newTree(t, s)
-	for i := range n {
-		queue(t, s, tree, marked(i))
+	values := make([]string, n)
+	for i := range values {
+		values[i] = marked(i)
 	}
+	queue(t, s, tree, values...)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
