@@ -264,26 +264,27 @@ func (a *Appliance) loadKeys() (map[string]crypto.Signer, error) {
 
 // loadChains reads the certificates and checks that the keys are theirs.
 func (a *Appliance) loadChains(signers map[string]crypto.Signer) error {
-	load := func(name string, key crypto.Signer) ([]*x509.Certificate, error) {
-		data, err := os.ReadFile(a.cert(name))
+	for _, c := range []struct {
+		file  string
+		key   string
+		usage x509.ExtKeyUsage
+		chain *[]*x509.Certificate
+	}{
+		{chainFulcio, keyFulcio, x509.ExtKeyUsageCodeSigning, &a.chains.fulcio},
+		{chainTSA, keyTSA, x509.ExtKeyUsageTimeStamping, &a.chains.tsa},
+	} {
+		data, err := os.ReadFile(a.cert(c.file))
 		if err != nil {
-			return nil, fmt.Errorf("loading certificates: %w", err)
+			return fmt.Errorf("loading certificates: %w", err)
 		}
-		chain, err := pki.Parse(data)
+		if *c.chain, err = pki.Parse(data); err == nil {
+			err = pki.CheckChain(*c.chain, signers[c.key], c.usage)
+		}
 		if err != nil {
-			return nil, fmt.Errorf("loading certificates %s: %w", name, err)
+			return fmt.Errorf("loading certificates %s: %w", c.file, err)
 		}
-		if pub, ok := chain[0].PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(key.Public()) {
-			return nil, fmt.Errorf("the key does not belong to the first certificate of %s", name)
-		}
-		return chain, nil
 	}
-	var err error
-	if a.chains.fulcio, err = load(chainFulcio, signers[keyFulcio]); err != nil {
-		return err
-	}
-	a.chains.tsa, err = load(chainTSA, signers[keyTSA])
-	return err
+	return nil
 }
 
 // watch says what must hold for a signature to succeed.

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/sigbox/sigbox/internal/audit"
+	"github.com/sigbox/sigbox/internal/pki"
 )
 
 // authority issues certificates: upstream's CA drafts each with a key that is
@@ -43,7 +44,11 @@ type authority struct {
 
 func newAuthority(cfg Config) (*authority, error) {
 	signer, chain := cfg.Signer, cfg.Chain
-	if err := upstreamca.VerifyCertChain(chain, signer); err != nil {
+	err := pki.CheckChain(chain, signer, x509.ExtKeyUsageCodeSigning)
+	if err == nil {
+		err = upstreamca.VerifyCertChain(chain, signer)
+	}
+	if err != nil && !pki.IsExpired(err) {
 		return nil, fmt.Errorf("fulcio certificate chain: %w", err)
 	}
 	key, ok := signer.Public().(*ecdsa.PublicKey)

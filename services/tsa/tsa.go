@@ -88,7 +88,11 @@ func New(_ context.Context, cfg Config) (*Service, error) {
 	if cfg.Logger == nil {
 		return nil, errors.New("timestamp authority: no logger")
 	}
-	if err := tsx509.VerifyCertChain(cfg.Chain, cfg.Signer, true); err != nil {
+	err := pki.CheckChain(cfg.Chain, cfg.Signer, x509.ExtKeyUsageTimeStamping)
+	if err == nil {
+		err = tsx509.VerifyCertChain(cfg.Chain, cfg.Signer, true)
+	}
+	if err != nil && !pki.IsExpired(err) {
 		return nil, fmt.Errorf("timestamp authority certificate chain: %w", err)
 	}
 	s := &Service{
@@ -130,13 +134,20 @@ func (s *Service) Handler() http.Handler {
 	return mux
 }
 
-// Ready is closed once Run has stamped.
+// errNotValid means that the authority's own certificates do not cover the time.
+var errNotValid = errors.New("certificate is not valid now")
+
+// Ready is closed once Run has stamped, or knows why it cannot.
 func (s *Service) Ready() <-chan struct{} { return s.ready }
 
 // Run stamps once, to know that the key works, and waits for ctx to be done.
 func (s *Service) Run(ctx context.Context) error {
 	probe := &timestamp.Request{HashAlgorithm: crypto.SHA256, HashedMessage: make([]byte, crypto.SHA256.Size())}
-	if _, err := s.stamp(probe); err != nil {
+	switch _, err := s.stamp(probe); {
+	case errors.Is(err, errNotValid):
+		// The chain can still be asked for, and each request says what is wrong.
+		s.logger.ErrorContext(ctx, "no timestamps can be given", "error", err)
+	case err != nil:
 		return err
 	}
 	s.once.Do(func() { close(s.ready) })
@@ -221,7 +232,7 @@ func (s *Service) stamp(req *timestamp.Request) ([]byte, error) {
 	now := s.now().UTC() // GeneralizedTime has no other zone (RFC 3161 section 2.4.2)
 	for _, c := range s.chain {
 		if now.Before(c.NotBefore) || now.After(c.NotAfter) {
-			return nil, fmt.Errorf("certificate %q is valid from %s to %s", c.Subject, c.NotBefore.Format(time.RFC3339), c.NotAfter.Format(time.RFC3339))
+			return nil, fmt.Errorf("%w: %q is valid from %s to %s", errNotValid, c.Subject, c.NotBefore.Format(time.RFC3339), c.NotAfter.Format(time.RFC3339))
 		}
 	}
 	t := timestamp.Timestamp{
