@@ -105,7 +105,7 @@ func (s *Signer) sign(ctx context.Context, digest, artifact []byte, content sign
 		if !errors.As(err, &stalled) {
 			if first != nil {
 				// The second try is refused where tokens work only once.
-				err = fmt.Errorf("%w; a second try: %v", first, err)
+				err = fmt.Errorf("%w; a second try: %w", first, err)
 			}
 			return nil, err
 		}

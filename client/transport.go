@@ -181,7 +181,11 @@ func (b *boundedBody) Close() error {
 
 // get reads one document with a limit.
 func (t *transport) get(url string, limit int64) ([]byte, error) {
-	resp, err := t.client().Get(url)
+	req, err := http.NewRequestWithContext(t.ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := t.client().Do(req)
 	if err != nil {
 		return nil, err
 	}

@@ -63,7 +63,7 @@ func (p *Profile) Trust(ctx context.Context) (*Trust, error) {
 	}
 	fresh, refreshErr := p.Refresh(ctx)
 	if refreshErr != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("the trust kept here no longer holds (%v), and %w", err, refreshErr)
+		return nil, fmt.Errorf("the trust kept here no longer holds: %s; %w", err.Error(), refreshErr)
 	}
 	return fresh, refreshErr
 }

@@ -7,7 +7,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -130,12 +129,12 @@ func (e *ExpiredError) Error() string {
 var ErrClock = errors.New("the clock is before the last signing")
 
 // Renew signs timestamp, and snapshot where needed, anew when less than the
-// wanted fraction of their lifetime remains. Otherwise it returns prev itself.
+// wanted fraction of their lifetime remains. Otherwise it returns the repository itself.
 //
 // It fails with *ExpiredError when root or targets have expired, since clients
 // would refuse the result, and with ErrClock rather than sign what an earlier
 // clock dates.
-func (prev *Repository) Renew(now time.Time, p Renewal) (*Repository, error) {
+func (r *Repository) Renew(now time.Time, p Renewal) (*Repository, error) {
 	now = now.UTC().Truncate(time.Second)
 	lives := p.Lifetimes.withDefaults()
 	if err := lives.check(); err != nil {
@@ -148,32 +147,32 @@ func (prev *Repository) Renew(now time.Time, p Renewal) (*Repository, error) {
 	if !(fraction > 0 && fraction < 1) {
 		return nil, fmt.Errorf("renewal fraction %v is not between 0 and 1", p.Fraction)
 	}
-	for _, e := range prev.Expiries() {
+	for _, e := range r.Expiries() {
 		if (e.Role == metadata.ROOT || e.Role == metadata.TARGETS) && !now.Before(e.Expires) {
 			return nil, &ExpiredError{e.Role, e.Expires}
 		}
 	}
-	snapshotDue, err := due(now, prev.snapshot.Signed.Expires, lives.Snapshot, fraction)
+	snapshotDue, err := due(now, r.snapshot.Signed.Expires, lives.Snapshot, fraction)
 	if err != nil {
 		return nil, fmt.Errorf("snapshot: %w", err)
 	}
-	timestampDue, err := due(now, prev.timestamp.Signed.Expires, lives.Timestamp, fraction)
+	timestampDue, err := due(now, r.timestamp.Signed.Expires, lives.Timestamp, fraction)
 	if err != nil {
 		return nil, fmt.Errorf("timestamp: %w", err)
 	}
 	if !snapshotDue && !timestampDue {
-		return prev, nil
+		return r, nil
 	}
-	files := prev.Files()
-	meta := prev.timestamp.Signed.Meta["snapshot.json"]
+	files := r.Files()
+	meta := r.timestamp.Signed.Meta["snapshot.json"]
 	if snapshotDue {
 		signers, err := signersOf(p.Snapshot)
 		if err != nil {
 			return nil, fmt.Errorf("role snapshot: %w", err)
 		}
 		next := metadata.Snapshot(now.Add(lives.Snapshot))
-		next.Signed.Version = prev.snapshot.Signed.Version + 1
-		next.Signed.Meta = maps.Clone(prev.snapshot.Signed.Meta)
+		next.Signed.Version = r.snapshot.Signed.Version + 1
+		next.Signed.Meta = maps.Clone(r.snapshot.Signed.Meta)
 		name := versioned(next.Signed.Version, metadata.SNAPSHOT)
 		if err := sign(files, name, next, signers); err != nil {
 			return nil, err
@@ -185,7 +184,7 @@ func (prev *Repository) Renew(now time.Time, p Renewal) (*Repository, error) {
 		return nil, fmt.Errorf("role timestamp: %w", err)
 	}
 	next := metadata.Timestamp(now.Add(lives.Timestamp))
-	next.Signed.Version = prev.timestamp.Signed.Version + 1
+	next.Signed.Version = r.timestamp.Signed.Version + 1
 	next.Signed.Meta = map[string]*metadata.MetaFiles{"snapshot.json": meta}
 	if err := sign(files, timestampName, next, signers); err != nil {
 		return nil, err
@@ -196,8 +195,8 @@ func (prev *Repository) Renew(now time.Time, p Renewal) (*Repository, error) {
 		return nil, fmt.Errorf("renewed repository: %w", err)
 	}
 	// Who fetched the old timestamp a moment ago now asks for its snapshot.
-	old := versioned(prev.snapshot.Signed.Version, metadata.SNAPSHOT)
-	renewed.files[old] = prev.files[old]
+	old := versioned(r.snapshot.Signed.Version, metadata.SNAPSHOT)
+	renewed.files[old] = r.files[old]
 	return renewed, nil
 }
 
@@ -280,7 +279,7 @@ func addTarget(files map[string][]byte, targets *metadata.TargetsType, t Target)
 		return fmt.Errorf("target %s: %w", t.Name, err)
 	}
 	if len(t.Custom) > 0 {
-		custom := json.RawMessage(t.Custom)
+		custom := t.Custom
 		info.Custom = &custom
 	}
 	file, err := targetPath(t.Name, info)

@@ -151,7 +151,8 @@ func (r *Repository) removeSuperseded(dir string) error {
 	for _, e := range entries {
 		name := e.Name()
 		_, kept := r.files[name]
-		if kept || !(strings.HasSuffix(name, "."+metadata.SNAPSHOT+".json") || strings.HasSuffix(name, "."+metadata.TARGETS+".json")) {
+		superseded := strings.HasSuffix(name, "."+metadata.SNAPSHOT+".json") || strings.HasSuffix(name, "."+metadata.TARGETS+".json")
+		if kept || !superseded {
 			continue
 		}
 		if err := os.Remove(filepath.Join(dir, name)); err != nil {

@@ -130,7 +130,7 @@ func TestEveryCommandHelps(t *testing.T) {
 // TestImportsNoServer: verify-only hosts and key holders carry this program
 // alone.
 func TestImportsNoServer(t *testing.T) {
-	out, err := exec.Command("go", "list", "-deps", "github.com/sigbox/sigbox/cmd/sigbox").Output()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "github.com/sigbox/sigbox/cmd/sigbox").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
