@@ -19,6 +19,7 @@ import (
 	"github.com/sigbox/sigbox/client"
 	"github.com/sigbox/sigbox/client/clienttest"
 	"github.com/sigbox/sigbox/internal/cli"
+	"github.com/sigbox/sigbox/tuf"
 )
 
 const alice = "alice@example.com"
@@ -542,6 +543,30 @@ func TestTrustExpires(t *testing.T) {
 	// A repository whose timestamp has expired is not pinned at all.
 	if _, err := home.Init(t.Context(), client.InitOptions{URL: i.URL, RootChecksum: i.Repository().RootChecksum()}); cli.Code(err) != cli.ExitFailed || !strings.Contains(err.Error(), "expired") {
 		t.Errorf("expired: %v", err)
+	}
+}
+
+// TestTrustRunsOut: once what is kept has expired, the instance is asked; when
+// it is gone too, nothing is verified and the error says both.
+func TestTrustRunsOut(t *testing.T) {
+	i := clienttest.New(t)
+	i.Publish(time.Now().Add(2*time.Second - tuf.DefaultLifetimes().Timestamp))
+	_, p := pin(t, i)
+	if trust, err := p.Trust(t.Context()); err != nil || !trust.Cached {
+		t.Fatalf("while it lasts: %v", err)
+	}
+	i.Close()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		_, err := p.Trust(t.Context())
+		if err != nil {
+			if cli.Code(err) != cli.ExitFailed || !strings.Contains(err.Error(), "expired") || !strings.Contains(err.Error(), "fetching the trust") {
+				t.Errorf("%v", err)
+			}
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("expired trust is still used")
+		}
 	}
 }
 

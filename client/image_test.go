@@ -234,8 +234,10 @@ func TestEndlessSignatures(t *testing.T) {
 		}
 		index := v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex}
 		for n := range 5000 {
-			index.Manifests = append(index.Manifests, v1.Descriptor{MediaType: types.OCIManifestSchema1, ArtifactType: bundleType,
-				Digest: v1.Hash{Algorithm: "sha256", Hex: fmt.Sprintf("%064x", n)}, Size: 1})
+			index.Manifests = append(index.Manifests, v1.Descriptor{
+				MediaType: types.OCIManifestSchema1, ArtifactType: bundleType,
+				Digest: v1.Hash{Algorithm: "sha256", Hex: fmt.Sprintf("%064x", n)}, Size: 1,
+			})
 		}
 		w.Header().Set("Content-Type", string(types.OCIImageIndex))
 		_ = json.NewEncoder(w).Encode(index)

@@ -191,8 +191,10 @@ func (s *Signer) once(ctx context.Context, digest []byte, content sign.Content, 
 	if err != nil {
 		// A "no" here is a failure of the instance, not a verdict on somebody's
 		// signature.
-		return nil, &cli.Error{Code: cli.ExitFailed, Hint: "sigbox trust show tells what is trusted here; the instance's `sigboxd status` what it signs with",
-			Err: fmt.Errorf("what the instance signed does not verify: %w", err)}
+		return nil, &cli.Error{
+			Code: cli.ExitFailed, Hint: "sigbox trust show tells what is trusted here; the instance's `sigboxd status` what it signs with",
+			Err: fmt.Errorf("what the instance signed does not verify: %w", err),
+		}
 	}
 	data, err := marshalBundle(b)
 	if err != nil {

@@ -70,8 +70,10 @@ func New(tb testing.TB) *Instance {
 	usage, err := asn1.Marshal([]asn1.ObjectIdentifier{{1, 3, 6, 1, 5, 5, 7, 3, 8}})
 	check(tb, err)
 	// The extended key usage of a timestamp certificate is critical (RFC 3161 §2.3).
-	i.tsa = newAuthority(tb, &x509.Certificate{KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 37}, Critical: true, Value: usage}}})
+	i.tsa = newAuthority(tb, &x509.Certificate{
+		KeyUsage:        x509.KeyUsageDigitalSignature,
+		ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 37}, Critical: true, Value: usage}},
+	})
 	for _, role := range []string{"root", "targets", "snapshot", "timestamp"} {
 		i.roles[role] = newKey(tb)
 	}
