@@ -2,6 +2,7 @@ package e2etest
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -66,7 +67,7 @@ func enterSmallFS() error {
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, data); err != nil {
 		return fmt.Errorf("mounting a small file system: %w", err)
 	}
-	if err := os.CopyFS(dir, os.DirFS(old)); err != nil {
+	if err := copyTree(dir, old); err != nil {
 		return fmt.Errorf("filling it: %w", err)
 	}
 	if err := unix.Unmount(old, unix.MNT_DETACH); err != nil {
@@ -81,4 +82,37 @@ func enterSmallFS() error {
 		return err
 	}
 	return unix.Exec(program, append([]string{program}, os.Args[1:]...), os.Environ())
+}
+
+// copyTree copies folders and files with their permissions, which os.CopyFS
+// does not keep.
+func copyTree(to, from string) error {
+	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, rel)
+		switch {
+		case rel == ".":
+			return nil
+		case d.IsDir():
+			return os.Mkdir(target, info.Mode().Perm())
+		case d.Type().IsRegular():
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(target, data, info.Mode().Perm())
+		default:
+			return nil // a socket that nobody serves any more
+		}
+	})
 }
