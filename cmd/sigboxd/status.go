@@ -52,7 +52,7 @@ Exit code 0: it would. 3: it would not, and why.`,
 
 func printStatus(w io.Writer, st appliance.Status) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	line := func(k string, format string, args ...any) {
+	line := func(k, format string, args ...any) {
 		fmt.Fprintf(tw, "%s\t%s\n", k, fmt.Sprintf(format, args...))
 	}
 	line("url", "%s", st.URL)

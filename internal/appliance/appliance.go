@@ -356,8 +356,10 @@ func (a *Appliance) Run(ctx context.Context) (err error) {
 
 	var side sync.WaitGroup
 	serveSide := func(l net.Listener, h http.Handler) {
-		srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10,
-			ErrorLog: slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug)}
+		srv := &http.Server{
+			Handler: h, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10,
+			ErrorLog: slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug),
+		}
 		side.Go(func() {
 			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 				a.services.fail(fmt.Errorf("serving %s: %w", l.Addr(), err))

@@ -185,7 +185,7 @@ func (l layout) makeTrust(pass keys.Passphrase, now time.Time) (*tuf.Repository,
 	name := func(cn string) pkix.Name {
 		return pkix.Name{CommonName: cn, Organization: []string{l.cfg.Operator}}
 	}
-	chain := func(root, leaf string, rootName, leafName string, lifetime time.Duration,
+	chain := func(root, leaf, rootName, leafName string, lifetime time.Duration,
 		issue func(pki.Issuer, crypto.PublicKey, pki.Template) (*x509.Certificate, error),
 	) ([]*x509.Certificate, error) {
 		top, err := pki.NewRoot(made[root], pki.Template{Subject: name(rootName), Now: now, Lifetime: rootLifetime})

@@ -241,9 +241,11 @@ func TestSigboxLinksNoServer(t *testing.T) {
 				"github.com/sigstore/fulcio/pkg/server", "github.com/sigstore/fulcio/pkg/ca",
 				"github.com/sigstore/rekor/pkg/api", "github.com/sigstore/rekor/pkg/generated/restapi",
 				"github.com/sigstore/timestamp-authority/v2/pkg/api", "github.com/sigstore/timestamp-authority/v2/pkg/server",
-				"github.com/dexidp/dex", "modernc.org/sqlite", "database/sql", "google.golang.org/grpc/internal/transport",
+				"github.com/dexidp/dex", "modernc.org/sqlite",
 			} {
-				if prefix(no, dep) >= 0 {
+				// Types that talk of databases without one (database/sql/driver) are
+				// everywhere; the thing itself is not.
+				if prefix(no, dep) >= 0 || dep == "database/sql" {
 					t.Errorf("%s links %s", pkg, dep)
 				}
 			}

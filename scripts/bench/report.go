@@ -30,8 +30,12 @@ func (l *Load) markdown(w io.Writer) {
 		name string
 		q    Quantiles
 	}{
-		{"token", s.Token}, {"certificate and SCT", s.Certificate}, {"log, with proof", s.Log},
-		{"timestamp", s.Timestamp}, {"verification", s.Verify}, {"**whole signature, verified**", s.Total},
+		{"token", s.Token},
+		{"certificate and SCT", s.Certificate},
+		{"log, with proof", s.Log},
+		{"timestamp", s.Timestamp},
+		{"verification", s.Verify},
+		{"**whole signature, verified**", s.Total},
 	} {
 		fmt.Fprintf(w, "| %s | %.1f | %.1f |\n", row.name, row.q.P50, row.q.P95)
 	}

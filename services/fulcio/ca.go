@@ -18,7 +18,6 @@ import (
 	ct "github.com/google/certificate-transparency-go"
 	upstreamca "github.com/sigstore/fulcio/pkg/ca"
 	"github.com/sigstore/fulcio/pkg/ca/baseca"
-	"github.com/sigstore/fulcio/pkg/certificate"
 	"github.com/sigstore/fulcio/pkg/identity"
 	"google.golang.org/grpc/codes"
 
@@ -233,7 +232,7 @@ func (a *authority) sign(draft *x509.Certificate) (*x509.Certificate, error) {
 func issued(cert *x509.Certificate, v *vouched, sct *ct.SignedCertificateTimestamp) audit.Event {
 	sum := sha256.Sum256(cert.Raw)
 	san, _ := subjectName(cert)
-	issuer, _ := extension(cert, certificate.OIDIssuer)
+	issuer, _ := extension(cert, oidIssuer)
 	fields := map[string]any{
 		"serial":        cert.SerialNumber.Text(16),
 		"sha256":        hex.EncodeToString(sum[:]),

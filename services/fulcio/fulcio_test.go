@@ -196,16 +196,24 @@ func TestTypesOfIssuers(t *testing.T) {
 		"username": {fulcio.Issuer{SubjectDomain: "127.0.0.1"}, claims{"sub": "alice"}, "alice!127.0.0.1"},
 		"uri":      {fulcio.Issuer{SubjectDomain: "http://127.0.0.1"}, claims{"sub": "http://127.0.0.1/users/1"}, "http://127.0.0.1/users/1"},
 		"spiffe":   {fulcio.Issuer{SPIFFETrustDomain: "internal"}, claims{"sub": "spiffe://internal/ns/a/sa/b"}, "spiffe://internal/ns/a/sa/b"},
-		"kubernetes": {claims: claims{"kubernetes.io": map[string]any{"namespace": "ns", "serviceaccount": map[string]any{"name": "sa"}}},
-			san: "https://kubernetes.io/namespaces/ns/serviceaccounts/sa"},
+		"kubernetes": {
+			claims: claims{"kubernetes.io": map[string]any{"namespace": "ns", "serviceaccount": map[string]any{"name": "sa"}}},
+			san:    "https://kubernetes.io/namespaces/ns/serviceaccounts/sa",
+		},
 		"github-workflow": {claims: workflow, san: "https://github.com/org/repo/.github/workflows/w.yml@refs/heads/main"},
-		"gitlab-pipeline": {claims: claims{"project_path": "g/p", "project_id": "1", "pipeline_source": "push", "pipeline_id": "2",
-			"ci_config_ref_uri": "gitlab.com/g/p//.gitlab-ci.yml@refs/heads/main", "ci_config_sha": "s", "namespace_path": "g", "namespace_id": "3",
-			"job_id": "4", "ref": "main", "ref_type": "branch", "sha": "s", "runner_environment": "self-hosted", "runner_id": 5, "project_visibility": "private"},
-			san: "https://gitlab.com/g/p//.gitlab-ci.yml@refs/heads/main"},
+		"gitlab-pipeline": {
+			claims: claims{
+				"project_path": "g/p", "project_id": "1", "pipeline_source": "push", "pipeline_id": "2",
+				"ci_config_ref_uri": "gitlab.com/g/p//.gitlab-ci.yml@refs/heads/main", "ci_config_sha": "s", "namespace_path": "g", "namespace_id": "3",
+				"job_id": "4", "ref": "main", "ref_type": "branch", "sha": "s", "runner_environment": "self-hosted", "runner_id": 5, "project_visibility": "private",
+			},
+			san: "https://gitlab.com/g/p//.gitlab-ci.yml@refs/heads/main",
+		},
 		"buildkite-job": {claims: claims{"organization_slug": "o", "pipeline_slug": "p"}, san: "https://buildkite.com/o/p"},
-		"codefresh-workflow": {claims: claims{"account_id": "a", "account_name": "n", "pipeline_id": "p", "pipeline_name": "b/p", "workflow_id": "w"},
-			san: "https://g.codefresh.io/n/b/p:a/p"},
+		"codefresh-workflow": {
+			claims: claims{"account_id": "a", "account_name": "n", "pipeline_id": "p", "pipeline_name": "b/p", "workflow_id": "w"},
+			san:    "https://g.codefresh.io/n/b/p:a/p",
+		},
 		"chainguard-identity": {claims: claims{"sub": "org/id", "email": nil}, san: "ISSUER/org/id"},
 		"ci-provider":         {fulcio.Issuer{CIProvider: "forge"}, claims{"repository": "g/p", "run": 7, "sha": "abc"}, "https://forge.internal/g/p/run/7"},
 	} {
@@ -221,6 +229,7 @@ func TestTypesOfIssuers(t *testing.T) {
 				t.Errorf("names %q, want %q", got, want)
 			}
 			for _, e := range cert.Extensions {
+				//lint:ignore SA1019 clients read it
 				if e.Id.Equal(certificate.OIDIssuer) && string(e.Value) != p.url() {
 					t.Errorf("issuer %q", e.Value)
 				}

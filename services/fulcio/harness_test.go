@@ -283,7 +283,7 @@ func csr(t testing.TB, token string, key crypto.Signer) []byte {
 
 // possession is a request body of the second API with a key and the signature
 // over the subject that proves its possession.
-func possession(t testing.TB, token string, key *ecdsa.PrivateKey, prover *ecdsa.PrivateKey, subject string) []byte {
+func possession(t testing.TB, token string, key, prover *ecdsa.PrivateKey, subject string) []byte {
 	t.Helper()
 	sum := sha256.Sum256([]byte(subject))
 	sig, err := ecdsa.SignASN1(rand.Reader, prover, sum[:])

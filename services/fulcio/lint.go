@@ -202,9 +202,15 @@ func checkExtensions(cert *x509.Certificate, pre bool) error {
 	return nil
 }
 
+// oidIssuer is the older of the two issuer extensions. Upstream still writes it,
+// and cosign v2 still reads it.
+//
+//lint:ignore SA1019 what upstream writes is what must be checked
+var oidIssuer = certificate.OIDIssuer
+
 // checkIssuer compares both issuer extensions with the token's issuer.
 func checkIssuer(cert *x509.Certificate, want string) error {
-	v1, ok := extension(cert, certificate.OIDIssuer)
+	v1, ok := extension(cert, oidIssuer)
 	if !ok || len(v1) == 0 {
 		return errors.New("has no issuer extension")
 	}

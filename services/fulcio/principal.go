@@ -31,17 +31,21 @@ type principalFunc func(context.Context, *oidc.IDToken) (identity.Principal, err
 // issuers are not used, because they verify through a cache that discovers over
 // the network only and is bound to one global.
 var principals = map[string]principalFunc{
-	config.IssuerTypeBuildkiteJob:      buildkite.JobPrincipalFromIDToken,
-	config.IssuerTypeChainguard:        chainguard.PrincipalFromIDToken,
-	config.IssuerTypeCIProvider:        ciprovider.WorkflowPrincipalFromIDToken,
+	//lint:ignore SA1019 upstream still takes the type in its configuration
+	config.IssuerTypeBuildkiteJob: buildkite.JobPrincipalFromIDToken,
+	config.IssuerTypeChainguard:   chainguard.PrincipalFromIDToken,
+	config.IssuerTypeCIProvider:   ciprovider.WorkflowPrincipalFromIDToken,
+	//lint:ignore SA1019 upstream still takes the type in its configuration
 	config.IssuerTypeCodefreshWorkflow: codefresh.WorkflowPrincipalFromIDToken,
 	config.IssuerTypeEmail:             email.PrincipalFromIDToken,
-	config.IssuerTypeGithubWorkflow:    github.WorkflowPrincipalFromIDToken,
-	config.IssuerTypeGitLabPipeline:    gitlabcom.JobPrincipalFromIDToken,
-	config.IssuerTypeKubernetes:        kubernetes.PrincipalFromIDToken,
-	config.IssuerTypeSpiffe:            spiffe.PrincipalFromIDToken,
-	config.IssuerTypeURI:               uri.PrincipalFromIDToken,
-	config.IssuerTypeUsername:          username.PrincipalFromIDToken,
+	//lint:ignore SA1019 upstream still takes the type in its configuration
+	config.IssuerTypeGithubWorkflow: github.WorkflowPrincipalFromIDToken,
+	//lint:ignore SA1019 upstream still takes the type in its configuration
+	config.IssuerTypeGitLabPipeline: gitlabcom.JobPrincipalFromIDToken,
+	config.IssuerTypeKubernetes:     kubernetes.PrincipalFromIDToken,
+	config.IssuerTypeSpiffe:         spiffe.PrincipalFromIDToken,
+	config.IssuerTypeURI:            uri.PrincipalFromIDToken,
+	config.IssuerTypeUsername:       username.PrincipalFromIDToken,
 }
 
 // vouched is a principal with the token that vouches for it.

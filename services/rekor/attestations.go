@@ -106,8 +106,11 @@ func (bucket) Close() error            { return nil }
 func (bucket) ListPaged(context.Context, *driver.ListOptions) (*driver.ListPage, error) {
 	return nil, errUnsupported
 }
+
 func (bucket) Copy(context.Context, string, string, *driver.CopyOptions) error { return errUnsupported }
-func (bucket) Delete(context.Context, string) error                            { return errUnsupported }
+
+func (bucket) Delete(context.Context, string) error { return errUnsupported }
+
 func (bucket) SignedURL(context.Context, string, *driver.SignedURLOptions) (string, error) {
 	return "", errUnsupported
 }

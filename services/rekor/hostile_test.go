@@ -128,7 +128,8 @@ func TestHostileEntries(t *testing.T) {
 		{"dsse in its canonical form", raw("dsse", "0.0.1", map[string]any{
 			"envelopeHash": map[string]any{"algorithm": "sha256", "value": sha256Hex(nil)},
 			"payloadHash":  map[string]any{"algorithm": "sha256", "value": sha256Hex(nil)},
-			"signatures":   []any{map[string]any{"signature": b64([]byte("x")), "verifier": key}}}), 0},
+			"signatures":   []any{map[string]any{"signature": b64([]byte("x")), "verifier": key}},
+		}), 0},
 		{"malformed in-toto: no payload type", raw("intoto", "0.0.2", noType), 0},
 		{"malformed in-toto: no signatures", raw("intoto", "0.0.2", noSignatures), 0},
 		{"malformed in-toto: a null signature", raw("intoto", "0.0.2", nilSignature), 0},
@@ -139,7 +140,8 @@ func TestHostileEntries(t *testing.T) {
 		{"malformed in-toto 0.0.1: no envelope", raw("intoto", "0.0.1", map[string]any{"publicKey": key, "content": map[string]any{}}), 0},
 		{"empty COSE", raw("cose", "0.0.1", map[string]any{"publicKey": key, "data": map[string]any{}}), 0},
 		{"empty COSE with a known hash", raw("cose", "0.0.1", map[string]any{"publicKey": key, "message": "", "data": map[string]any{
-			"envelopeHash": map[string]any{"algorithm": "sha256", "value": sha256Hex(nil)}}}), 0},
+			"envelopeHash": map[string]any{"algorithm": "sha256", "value": sha256Hex(nil)},
+		}}), 0},
 		{"COSE without data", raw("cose", "0.0.1", map[string]any{"publicKey": key, "message": b64(signer.coseMessage(t, []byte("x")))}), 0},
 		{"COSE without payload", raw("cose", "0.0.1", map[string]any{"publicKey": key, "data": map[string]any{"aad": b64([]byte("aad"))}, "message": b64(detached(t, signer.coseMessage(t, []byte("x"))))}), 0},
 		{"COSE that is not CBOR", raw("cose", "0.0.1", map[string]any{"publicKey": key, "message": b64([]byte("x")), "data": map[string]any{}}), 0},

@@ -40,18 +40,26 @@ func TestReadYourWrite(t *testing.T) {
 		found func(identity, []byte) []string
 		kept  func([]byte) []byte // what is kept as attestation
 	}{
-		{name: "hashedrekord",
-			entry: func(id identity, a []byte) models.ProposedEntry { return id.hashedrekord(t, a) }},
-		{name: "dsse",
+		{
+			name:  "hashedrekord",
+			entry: func(id identity, a []byte) models.ProposedEntry { return id.hashedrekord(t, a) },
+		},
+		{
+			name:  "dsse",
 			entry: func(id identity, a []byte) models.ProposedEntry { return id.attestation(t, "dsse", "0.0.1", a) },
-			found: func(id identity, a []byte) []string { return []string{sha256Hex(statement(a))} }},
-		{name: "intoto",
+			found: func(id identity, a []byte) []string { return []string{sha256Hex(statement(a))} },
+		},
+		{
+			name:  "intoto",
 			entry: func(id identity, a []byte) models.ProposedEntry { return id.attestation(t, "intoto", "0.0.2", a) },
 			found: func(id identity, a []byte) []string { return []string{sha256Hex(statement(a))} },
-			kept:  statement},
-		{name: "cose",
+			kept:  statement,
+		},
+		{
+			name:  "cose",
 			entry: func(id identity, a []byte) models.ProposedEntry { return id.cose(t, statement(a)) },
-			found: func(id identity, a []byte) []string { return []string{sha256Hex(statement(a))} }},
+			found: func(id identity, a []byte) []string { return []string{sha256Hex(statement(a))} },
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			i := i
@@ -108,8 +116,10 @@ func TestReadYourWrite(t *testing.T) {
 				{"subject": signer.uri},
 				{"subject": strings.ToLower(signer.uri)},
 				{"publicKey": map[string]any{"format": "x509", "content": signer.certPEM}},
-				{"operator": "and", "hash": sha256Hex(artifact), "email": signer.email,
-					"publicKey": map[string]any{"format": "x509", "content": signer.certPEM}},
+				{
+					"operator": "and", "hash": sha256Hex(artifact), "email": signer.email,
+					"publicKey": map[string]any{"format": "x509", "content": signer.certPEM},
+				},
 				{"operator": "or", "hash": sha256Hex([]byte("another")), "email": signer.email},
 			}
 			if c.found != nil {
@@ -216,7 +226,7 @@ func TestUpstreamClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	signer := newIdentity(t, "a@example.com")
-	create := entries.NewCreateLogEntryParamsWithContext(t.Context()).WithProposedEntry(signer.attestation(t, "dsse", "0.0.1", []byte("artifact")))
+	create := entries.NewCreateLogEntryParams().WithProposedEntry(signer.attestation(t, "dsse", "0.0.1", []byte("artifact")))
 	created, err := c.Entries.CreateLogEntry(create)
 	if err != nil {
 		t.Fatal(err)
@@ -225,15 +235,15 @@ func TestUpstreamClient(t *testing.T) {
 	if _, err := c.Entries.CreateLogEntry(create); !errors.As(err, &conflict) || conflict.Location != created.Location {
 		t.Errorf("creating it again: %v", err)
 	}
-	found, err := c.Index.SearchIndex(index.NewSearchIndexParamsWithContext(t.Context()).WithQuery(&models.SearchIndex{Hash: sha256Hex([]byte("artifact"))}))
+	found, err := c.Index.SearchIndex(index.NewSearchIndexParams().WithQuery(&models.SearchIndex{Hash: sha256Hex([]byte("artifact"))}))
 	if err != nil || !slices.Equal(found.Payload, []string{created.ETag}) {
 		t.Errorf("search: %v, error %v; want %s", found, err, created.ETag)
 	}
 	var refused *index.SearchIndexDefault
-	if _, err := c.Index.SearchIndex(index.NewSearchIndexParamsWithContext(t.Context()).WithQuery(&models.SearchIndex{Hash: "short"})); !errors.As(err, &refused) || refused.Code() != http.StatusUnprocessableEntity {
+	if _, err := c.Index.SearchIndex(index.NewSearchIndexParams().WithQuery(&models.SearchIndex{Hash: "short"})); !errors.As(err, &refused) || refused.Code() != http.StatusUnprocessableEntity {
 		t.Errorf("search for nonsense: %v", err)
 	}
-	got, err := c.Entries.GetLogEntryByUUID(entries.NewGetLogEntryByUUIDParamsWithContext(t.Context()).WithEntryUUID(created.ETag))
+	got, err := c.Entries.GetLogEntryByUUID(entries.NewGetLogEntryByUUIDParams().WithEntryUUID(created.ETag))
 	if err != nil || len(got.Payload) != 1 {
 		t.Errorf("get: %v, error %v", got, err)
 	}

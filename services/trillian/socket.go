@@ -56,7 +56,8 @@ func newSocket(dir string) (socket, error) {
 	if s.path = socketPath(s.temporary); len(s.path) > longestSocketPath {
 		return socket{}, errors.Join(
 			fmt.Errorf("the paths of sockets in %s and in %s are longer than the %d bytes a socket address holds", dir, os.TempDir(), longestSocketPath),
-			os.Remove(s.temporary))
+			os.Remove(s.temporary),
+		)
 	}
 	return s, nil
 }

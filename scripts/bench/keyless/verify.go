@@ -54,7 +54,8 @@ func (v *Verifier) Verify(s *Signature) error {
 	}
 	_, err = v.verifier.Verify(b, verify.NewPolicy(
 		verify.WithArtifactDigest("sha256", s.Digest[:]),
-		verify.WithCertificateIdentity(v.identity)))
+		verify.WithCertificateIdentity(v.identity),
+	))
 	return err
 }
 
