@@ -1,5 +1,5 @@
 // Package trillian runs Trillian's log server and sequencer inside this process, on storage that needs no
-// database server. Certificate transparency and Rekor are its two callers: the first through Client, which
+// database server, or on a PostgreSQL that several processes share. Certificate transparency and Rekor are its two callers: the first through Client, which
 // calls the server directly, the second over gRPC on a unix socket, because it dials for itself.
 package trillian
 
@@ -15,6 +15,7 @@ import (
 	"github.com/google/trillian"
 	"github.com/google/trillian/extension"
 	trillianlog "github.com/google/trillian/log"
+	"github.com/google/trillian/monitoring"
 	"github.com/google/trillian/quota"
 	"github.com/google/trillian/server"
 	"github.com/google/trillian/storage"
@@ -24,6 +25,8 @@ import (
 	"github.com/transparency-dev/merkle/rfc6962"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/sigbox/sigbox/internal/postgres"
+	logspostgres "github.com/sigbox/sigbox/services/trillian/postgres"
 	"github.com/sigbox/sigbox/services/trillian/sqlite"
 )
 
@@ -31,6 +34,9 @@ import (
 type Config struct {
 	// Dir holds the logs, one database file per tree. Create makes it, New only opens it.
 	Dir string
+	// Postgres, if set, is where the logs are in place of Dir. Its schema is made by whoever makes the database, from
+	// Migrations.
+	Postgres postgres.DSN
 	// SocketDir is where the gRPC socket is made, mode 0700. A path too long for a socket address
 	// is replaced by a private temporary folder.
 	SocketDir string
@@ -54,7 +60,7 @@ type LogOptions struct {
 	MaxRootDuration time.Duration
 }
 
-// engine is what the service asks of its storage. SQLite is the one there is.
+// engine is what the service asks of its storage.
 type engine interface {
 	storage.LogStorage
 	// Admin is the catalogue of trees.
@@ -79,6 +85,9 @@ type Service struct {
 	ready  chan struct{}
 	once   sync.Once
 }
+
+// Migrations is the logs' part of the schema of a PostgreSQL database.
+var Migrations = logspostgres.Migrations
 
 // Create makes empty storage in cfg.Dir and refuses if there is any.
 func Create(_ context.Context, cfg Config) error {
@@ -105,31 +114,39 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 	trillianlog.InitMetrics(factory)
 
 	s := &Service{cfg: cfg, ready: make(chan struct{})}
-	opts := sqlite.Options{HashLeaf: rfc6962.DefaultHasher.HashLeaf, Logger: cfg.Logger}
-	if cfg.SequenceOnWrite {
-		opts.Sequence = s.sequenceQueued
-	}
-	store, err := sqlite.Open(ctx, cfg.Dir, opts)
-	if err != nil {
+	if s.engine, err = s.open(ctx, factory); err != nil {
 		return nil, fmt.Errorf("opening the logs' storage: %w", err)
 	}
-	s.engine = store
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, store.Close())
+			err = errors.Join(err, s.engine.Close())
 		}
 	}()
 	if s.socket, err = newSocket(cfg.SocketDir); err != nil {
 		return nil, err
 	}
 	s.server = server.NewTrillianLogRPCServer(extension.Registry{
-		AdminStorage:  store.Admin(),
-		LogStorage:    store,
+		AdminStorage:  s.engine.Admin(),
+		LogStorage:    s.engine,
 		QuotaManager:  quota.Noop(),
 		MetricFactory: factory,
 	}, clock.System)
 	s.client = &client{server: s.server}
 	return s, nil
+}
+
+// open opens the storage that the configuration names.
+func (s *Service) open(ctx context.Context, metrics monitoring.MetricFactory) (engine, error) {
+	var sequence func(context.Context, *trillian.Tree, storage.LogStorage, int) error
+	if s.cfg.SequenceOnWrite {
+		sequence = s.sequenceQueued
+	}
+	if s.cfg.Postgres != (postgres.DSN{}) {
+		return logspostgres.Open(ctx, s.cfg.Postgres, logspostgres.Options{
+			Sequence: sequence, HashLeaf: rfc6962.DefaultHasher.HashLeaf, Metrics: metrics, Logger: s.cfg.Logger,
+		})
+	}
+	return sqlite.Open(ctx, s.cfg.Dir, sqlite.Options{Sequence: sequence, HashLeaf: rfc6962.DefaultHasher.HashLeaf, Logger: s.cfg.Logger})
 }
 
 // CreateLog makes a log, initialises it with the empty tree's root, and returns its tree id.

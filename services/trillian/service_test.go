@@ -28,8 +28,12 @@ import (
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
 
+	"github.com/sigbox/sigbox/internal/postgres"
+	"github.com/sigbox/sigbox/internal/postgres/pgtest"
 	"github.com/sigbox/sigbox/services/trillian/sqlite"
 )
+
+func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
 
 var (
 	logged   lockedBuffer
@@ -63,9 +67,30 @@ func config(t testing.TB) Config {
 	}
 }
 
+// onEngines runs a test on each of the storages.
+func onEngines(t *testing.T, test func(t *testing.T, config func(testing.TB) Config)) {
+	t.Run("sqlite", func(t *testing.T) { test(t, config) })
+	t.Run("postgres", func(t *testing.T) {
+		test(t, func(t testing.TB) Config {
+			cfg := config(t)
+			cfg.Dir, cfg.Postgres = "", pgtest.Database(t)
+			return cfg
+		})
+	})
+}
+
 func create(t testing.TB, cfg Config) *Service {
 	t.Helper()
-	if err := Create(t.Context(), cfg); err != nil {
+	if cfg.Postgres != (postgres.DSN{}) {
+		pool, err := postgres.Open(t.Context(), cfg.Postgres, postgres.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer pool.Close()
+		if err := postgres.Create(t.Context(), pool, []postgres.Part{Migrations}); err != nil {
+			t.Fatal(err)
+		}
+	} else if err := Create(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
 	return open(t, cfg)
@@ -129,7 +154,9 @@ func dial(t testing.TB, s *Service) trillian.TrillianLogClient {
 	return trillian.NewTrillianLogClient(conn)
 }
 
-func TestUpstreamIntegration(t *testing.T) {
+func TestUpstreamIntegration(t *testing.T) { onEngines(t, testUpstreamIntegration) }
+
+func testUpstreamIntegration(t *testing.T, config func(testing.TB) Config) {
 	for _, test := range []struct {
 		name    string
 		onWrite bool
@@ -158,7 +185,9 @@ func queue(ctx context.Context, c trillian.TrillianLogClient, id int64, value st
 }
 
 // What Rekor asks for after it has queued an entry is there at the first time of asking, without a timed pass.
-func TestProvableAtOnce(t *testing.T) {
+func TestProvableAtOnce(t *testing.T) { onEngines(t, testProvableAtOnce) }
+
+func testProvableAtOnce(t *testing.T, config func(testing.TB) Config) {
 	cfg := config(t)
 	cfg.SequenceInterval = time.Hour
 	s := create(t, cfg)
@@ -245,7 +274,9 @@ func eventually(t testing.TB, what string, is func() bool) {
 	}
 }
 
-func TestIdleLogStaysFresh(t *testing.T) {
+func TestIdleLogStaysFresh(t *testing.T) { onEngines(t, testIdleLogStaysFresh) }
+
+func testIdleLogStaysFresh(t *testing.T, config func(testing.TB) Config) {
 	s := create(t, config(t))
 	fresh, still := createLog(t, s, 100*time.Millisecond), createLog(t, s, 0)
 	stamp := func(id int64) uint64 {
@@ -265,7 +296,9 @@ func TestIdleLogStaysFresh(t *testing.T) {
 	}
 }
 
-func TestTimedSequencing(t *testing.T) {
+func TestTimedSequencing(t *testing.T) { onEngines(t, testTimedSequencing) }
+
+func testTimedSequencing(t *testing.T, config func(testing.TB) Config) {
 	cfg := config(t)
 	cfg.SequenceOnWrite = false
 	s := create(t, cfg)
@@ -284,7 +317,9 @@ func TestTimedSequencing(t *testing.T) {
 }
 
 // A clock that was set back stops nothing: tree heads go on from the last one's time.
-func TestClockSetBack(t *testing.T) {
+func TestClockSetBack(t *testing.T) { onEngines(t, testClockSetBack) }
+
+func testClockSetBack(t *testing.T, config func(testing.TB) Config) {
 	s := create(t, config(t))
 	id := createLog(t, s, 0)
 	ahead := time.Now().Add(10 * time.Minute)
@@ -319,7 +354,9 @@ func TestClockSetBack(t *testing.T) {
 	}
 }
 
-func TestClientErrors(t *testing.T) {
+func TestClientErrors(t *testing.T) { onEngines(t, testClientErrors) }
+
+func testClientErrors(t *testing.T, config func(testing.TB) Config) {
 	s := create(t, config(t))
 	id := createLog(t, s, 0)
 	c := s.Client()
@@ -455,7 +492,9 @@ func TestTrillianLogsForDebugging(t *testing.T) {
 	}
 }
 
-func TestMetricsRegistered(t *testing.T) {
+func TestMetricsRegistered(t *testing.T) { onEngines(t, testMetricsRegistered) }
+
+func testMetricsRegistered(t *testing.T, config func(testing.TB) Config) {
 	s := create(t, config(t))
 	if err := writeAndProve(s.Client(), createLog(t, s, 0), "x"); err != nil {
 		t.Fatal(err)
