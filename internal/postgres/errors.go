@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -49,4 +50,26 @@ func connectionDied(err error) bool {
 		}
 	}
 	return false
+}
+
+// patience is how long Retry goes on.
+const patience = 8 * time.Second
+
+// Retry runs f until it succeeds, fails with an error that is not [Passing], or
+// has failed for some seconds. An attempt that failed may have been committed: f
+// must have the same effect once and many times.
+func Retry(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for delay := 10 * time.Millisecond; ; delay = min(2*delay, 500*time.Millisecond) {
+		err := f(ctx)
+		if !Passing(err) {
+			return err
+		}
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }

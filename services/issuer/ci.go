@@ -19,6 +19,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/cryptosigner"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // Audience is the audience of every token, which Sigstore clients and Fulcio
@@ -45,6 +46,9 @@ type CIConfig struct {
 	Signer crypto.Signer
 	// Dir holds the journal of redeemed tokens, made by [CreateCI].
 	Dir string
+	// Postgres, if set, is where redeemed tokens are remembered in place of Dir.
+	// Its schema is made by whoever makes the database, from [Migrations].
+	Postgres *pgxpool.Pool
 	// DefaultTTL is the lifetime of a token that asks for none: 10 minutes if 0.
 	DefaultTTL time.Duration
 	// MaxTTL bounds the lifetime of every token: 1 hour if 0. It also bounds how
@@ -61,8 +65,20 @@ type CI struct {
 	cfg     CIConfig
 	signer  jose.Signer
 	handler http.Handler
-	journal *journal
+	spent   redeemed
 	ready   chan struct{}
+}
+
+// redeemed remembers the tokens that were redeemed: a journal or a ledger.
+type redeemed interface {
+	// redeem records id durably. It fails with ErrReplayed for the second caller
+	// with the same id.
+	redeem(ctx context.Context, id tokenID, expiry int64) error
+	// forget drops the ids whose tokens have expired.
+	forget(now time.Time) error
+	// failed is closed when nothing can be redeemed any more.
+	failed() <-chan struct{}
+	close() error
 }
 
 // Token is a signed token and what it will buy.
@@ -117,16 +133,27 @@ func NewCI(_ context.Context, cfg CIConfig) (*CI, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ci issuer: %w", err)
 	}
-	journal, err := openJournal(journalPath(cfg.Dir), cfg.Now())
+	spent, err := cfg.redeemed()
+	if err != nil {
+		return nil, err
+	}
+	c := &CI{cfg: cfg, signer: signer, handler: handler, spent: spent, ready: make(chan struct{})}
+	close(c.ready)
+	return c, nil
+}
+
+func (cfg CIConfig) redeemed() (redeemed, error) {
+	if cfg.Postgres != nil {
+		return &ledger{pool: cfg.Postgres}, nil
+	}
+	j, err := openJournal(journalPath(cfg.Dir), cfg.Now())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("ci issuer has no journal of redeemed tokens, was this instance made by init: %w", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the ci issuer's journal: %w", err)
 	}
-	c := &CI{cfg: cfg, signer: signer, handler: handler, journal: journal, ready: make(chan struct{})}
-	close(c.ready)
-	return c, nil
+	return j, nil
 }
 
 // issuerURL checks an issuer's URL: clients compare it as a string and append
@@ -260,7 +287,7 @@ func (c *CI) Redeem(ctx context.Context, jti string, expiry time.Time) error {
 	if expiry.Sub(now) > c.cfg.MaxTTL+clockSkew {
 		return fmt.Errorf("token lives longer than %s, the most this issuer grants", c.cfg.MaxTTL)
 	}
-	return c.journal.redeem(ctx, tokenID(id), expiry.Unix())
+	return c.spent.redeem(ctx, tokenID(id), expiry.Unix())
 }
 
 // Handler serves discovery and the keys below the issuer URL's path.
@@ -278,14 +305,14 @@ func (c *CI) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-c.journal.broken:
+		case <-c.spent.failed():
 		case <-tick.C:
 		}
-		if err := c.journal.forget(c.cfg.Now()); err != nil {
+		if err := c.spent.forget(c.cfg.Now()); err != nil {
 			return fmt.Errorf("ci issuer: %w", err)
 		}
 	}
 }
 
-// Close lets a redemption in flight finish and releases the journal.
-func (c *CI) Close() error { return c.journal.close() }
+// Close lets a redemption in flight finish and releases a journal.
+func (c *CI) Close() error { return c.spent.close() }

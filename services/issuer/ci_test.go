@@ -262,7 +262,9 @@ func TestCIConfigRefused(t *testing.T) {
 	}
 }
 
-func TestRedeemOnce(t *testing.T) {
+func TestRedeemOnce(t *testing.T) { onEngines(t, testRedeemOnce) }
+
+func testRedeemOnce(t *testing.T, newCI func(testing.TB) (*issuer.CI, issuer.CIConfig)) {
 	c, cfg := newCI(t)
 	ctx := t.Context()
 	jti, token := mint(t, c)
@@ -294,7 +296,9 @@ func TestRedeemOnce(t *testing.T) {
 	}
 }
 
-func TestRedeemRefuses(t *testing.T) {
+func TestRedeemRefuses(t *testing.T) { onEngines(t, testRedeemRefuses) }
+
+func testRedeemRefuses(t *testing.T, newCI func(testing.TB) (*issuer.CI, issuer.CIConfig)) {
 	c, _ := newCI(t)
 	jti, token := mint(t, c)
 	cancelled, cancel := context.WithCancel(t.Context())
@@ -320,7 +324,9 @@ func TestRedeemRefuses(t *testing.T) {
 
 // Of many that redeem the same token at once, one wins; and every token finds
 // its winner.
-func TestRedeemConcurrently(t *testing.T) {
+func TestRedeemConcurrently(t *testing.T) { onEngines(t, testRedeemConcurrently) }
+
+func testRedeemConcurrently(t *testing.T, newCI func(testing.TB) (*issuer.CI, issuer.CIConfig)) {
 	c, cfg := newCI(t)
 	const tokens, rivals = 50, 8
 	ids := make([]string, tokens)

@@ -50,9 +50,9 @@ type journal struct {
 	// forgotten is the latest expiry among the ids already dropped. A token that
 	// expires no later is refused, so that a clock set back cannot revive one.
 	forgotten int64
-	failed    error
+	failure   error
 
-	broken chan struct{} // closed when failed is set by an I/O error
+	broken chan struct{} // closed when failure is set by an I/O error
 }
 
 type batch struct {
@@ -138,9 +138,9 @@ func (j *journal) redeem(ctx context.Context, id tokenID, expiry int64) error {
 	j.mu.Lock()
 	_, replayed := j.spent[id]
 	switch {
-	case j.failed != nil:
+	case j.failure != nil:
 		defer j.mu.Unlock()
-		return j.failed
+		return j.failure
 	case replayed:
 		defer j.mu.Unlock()
 		return ErrReplayed
@@ -160,7 +160,7 @@ func (j *journal) redeem(ctx context.Context, id tokenID, expiry int64) error {
 	}
 	j.mu.Lock()
 	j.pending = &batch{}
-	failed := j.failed
+	failed := j.failure
 	j.mu.Unlock()
 	b.written, b.err = true, failed
 	if failed == nil {
@@ -202,8 +202,8 @@ func diskFull(err error) bool {
 func (j *journal) fail(err error) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.failed == nil {
-		j.failed = err
+	if j.failure == nil {
+		j.failure = err
 		close(j.broken)
 	}
 	return err
@@ -227,7 +227,7 @@ func (j *journal) forget(now time.Time) error {
 	j.mu.Lock()
 	j.drop(now.Unix())
 	live := int64(len(j.spent)) * recordSize
-	failed := j.failed
+	failed := j.failure
 	j.mu.Unlock()
 	if failed != nil || j.end < blockSize || live*2 > j.end {
 		return failed
@@ -271,6 +271,8 @@ func (j *journal) compact() error {
 	return old.Close()
 }
 
+func (j *journal) failed() <-chan struct{} { return j.broken }
+
 // current tells whether the path still names the open file.
 func (j *journal) current() bool {
 	named, err := os.Stat(j.path)
@@ -286,8 +288,8 @@ func (j *journal) close() error {
 	j.writing.Lock()
 	defer j.writing.Unlock()
 	j.mu.Lock()
-	if j.failed == nil {
-		j.failed = fs.ErrClosed
+	if j.failure == nil {
+		j.failure = fs.ErrClosed
 	}
 	j.mu.Unlock()
 	var err error

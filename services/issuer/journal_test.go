@@ -141,7 +141,7 @@ func TestJournalBreaks(t *testing.T) {
 	if err := j.redeem(t.Context(), numbered(2), expiry); err == nil {
 		t.Error("redeemed after a failed write")
 	}
-	c := &CI{cfg: CIConfig{Now: time.Now}, journal: j}
+	c := &CI{cfg: CIConfig{Now: time.Now}, spent: j}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	if err := c.Run(ctx); err == nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/dexidp/dex/server"
 	"github.com/dexidp/dex/server/signer"
 	"github.com/dexidp/dex/storage"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -35,6 +36,9 @@ type PeopleConfig struct {
 	URL string
 	// Dir holds the issuer's state, made by [CreatePeople].
 	Dir string
+	// Postgres, if set, is where the state is in place of Dir. Its schema is made
+	// by whoever makes the database, from [Migrations].
+	Postgres *pgxpool.Pool
 	// Name is shown on the pages: "Sigstore" if empty.
 	Name       string
 	Users      []User
@@ -106,7 +110,7 @@ func NewPeople(ctx context.Context, cfg PeopleConfig) (*People, error) {
 	if err != nil {
 		return nil, fmt.Errorf("oidc issuer: %w", err)
 	}
-	state, err := openStore(ctx, cfg.Dir)
+	state, err := cfg.openStore(ctx)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("oidc issuer has no state, was this instance made by init: %w", err)
 	}
@@ -124,6 +128,13 @@ func NewPeople(ctx context.Context, cfg PeopleConfig) (*People, error) {
 	p := &People{store: state, handler: handler, stop: stop, ready: make(chan struct{})}
 	close(p.ready)
 	return p, nil
+}
+
+func (cfg PeopleConfig) openStore(ctx context.Context) (*store, error) {
+	if cfg.Postgres != nil {
+		return postgresStore(cfg.Postgres), nil
+	}
+	return openStore(ctx, cfg.Dir)
 }
 
 func (cfg *PeopleConfig) complete() error {

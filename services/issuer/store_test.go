@@ -26,6 +26,11 @@ func TestStoreConformance(t *testing.T) {
 	}
 	t.Run("objects", func(t *testing.T) { conformance.RunTests(t, fresh) })
 	t.Run("transactions", func(t *testing.T) { conformance.RunTransactionTests(t, fresh) })
+	t.Run("postgres", func(t *testing.T) {
+		fresh := func(t *testing.T) storage.Storage { return postgresStore(NewDatabase(t)) }
+		t.Run("objects", func(t *testing.T) { conformance.RunTests(t, fresh) })
+		t.Run("transactions", func(t *testing.T) { conformance.RunTransactionTests(t, fresh) })
+	})
 }
 
 func TestStoreFiles(t *testing.T) {

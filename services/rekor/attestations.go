@@ -21,7 +21,7 @@ const bucketScheme = "sigbox-attestations"
 
 // attestations is the store behind the bucket: the mux takes a scheme once per
 // process, and services come and go.
-var attestations atomic.Pointer[store.Store]
+var attestations atomic.Pointer[records]
 
 func init() {
 	blob.DefaultURLMux().RegisterBucket(bucketScheme, bucketOpener{})
@@ -66,7 +66,7 @@ func readAttestation(ctx context.Context, key string) ([]byte, error) {
 	if s == nil {
 		return nil, store.ErrClosed
 	}
-	return s.Attestation(ctx, key)
+	return (*s).Attestation(ctx, key)
 }
 
 type reader struct {

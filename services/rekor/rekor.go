@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sigbox/sigbox/internal/audit"
@@ -64,6 +65,9 @@ type Config struct {
 	TrillianPort    uint16
 	// Dir holds the search index, made by Create.
 	Dir string
+	// Postgres, if set, is where the search index is in place of Dir. Its schema
+	// is made by whoever makes the database, from Migrations.
+	Postgres *pgxpool.Pool
 	// MaxBodyBytes bounds a request's body. Default DefaultMaxBodyBytes.
 	MaxBodyBytes int64
 	// Audit records each entry before its answer leaves. An error withholds the
@@ -82,11 +86,26 @@ func Create(ctx context.Context, dir string) error {
 	return store.Create(ctx, filepath.Join(dir, indexFile))
 }
 
+// Migrations is the search index's part of the schema of a PostgreSQL database.
+var Migrations = store.Migrations
+
+// records is the search index, with the attestations: a store.Store or a
+// store.Postgres.
+type records interface {
+	Put(ctx context.Context, r store.Record) error
+	Any(ctx context.Context, criteria []store.Criterion, limit int) ([]store.EntryID, error)
+	All(ctx context.Context, criteria []store.Criterion, limit int) ([]store.EntryID, error)
+	Attestation(ctx context.Context, key string) ([]byte, error)
+	Failed() <-chan struct{}
+	Err() error
+	Close() error
+}
+
 // Service is a running log.
 type Service struct {
 	cfg     Config
 	logger  *slog.Logger
-	store   *store.Store
+	store   records
 	logID   string
 	handler http.Handler
 	metrics metrics
@@ -142,7 +161,7 @@ func (c Config) validate() error {
 		return errors.New("no hostname")
 	case c.TrillianAddress == "":
 		return errors.New("no address of trillian")
-	case c.Dir == "":
+	case c.Dir == "" && c.Postgres == nil:
 		return errors.New("no folder")
 	case c.MaxBodyBytes < 0:
 		return fmt.Errorf("a body limit of %d bytes", c.MaxBodyBytes)
@@ -166,8 +185,14 @@ func (c Config) publicKey() (key *ecdsa.PublicKey, present bool) {
 
 func (s *Service) open(ctx context.Context) error {
 	var err error
-	if s.store, err = store.Open(ctx, filepath.Join(s.cfg.Dir, indexFile)); err != nil {
-		return err
+	if s.cfg.Postgres != nil {
+		s.store = store.OpenPostgres(s.cfg.Postgres)
+	} else {
+		file, err := store.Open(ctx, filepath.Join(s.cfg.Dir, indexFile))
+		if err != nil {
+			return err
+		}
+		s.store = file
 	}
 	if s.metrics, err = newMetrics(s.cfg.Metrics); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)

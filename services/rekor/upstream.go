@@ -38,8 +38,6 @@ import (
 	_ "github.com/sigstore/rekor/pkg/types/tuf/v0.0.1" // registers itself
 	"github.com/sigstore/rekor/pkg/util"
 	"github.com/spf13/viper"
-
-	"github.com/sigbox/sigbox/services/rekor/store"
 )
 
 // maxAttestationBytes is upstream's default for attestations that are kept
@@ -57,7 +55,7 @@ var kinds = []string{
 
 // configureUpstream sets upstream's package variables. Upstream reports what it
 // does not like by panicking.
-func configureUpstream(cfg Config, st *store.Store) (err error) {
+func configureUpstream(cfg Config, st records) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("configuring the log server: %v", p)
@@ -73,7 +71,7 @@ func configureUpstream(cfg Config, st *store.Store) (err error) {
 
 	ref := signerScheme + strconv.FormatInt(cfg.TreeID, 10)
 	provideSigners(map[string]crypto.Signer{ref: cfg.Signer})
-	attestations.Store(st)
+	attestations.Store(&st)
 
 	// Viper is read while requests are served; nothing but these keys is set,
 	// and no flag is bound, so that its look-ups stay cheap.

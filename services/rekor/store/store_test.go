@@ -18,6 +18,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/sigbox/sigbox/internal/postgres"
+	"github.com/sigbox/sigbox/internal/postgres/pgtest"
 )
 
 // writeUntilKilled makes the test binary a writer that some test kills.
@@ -28,7 +31,36 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, writeForever(path))
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	os.Exit(pgtest.Main(m))
+}
+
+// anyStore is what the stores have in common.
+type anyStore interface {
+	Put(ctx context.Context, r Record) error
+	Any(ctx context.Context, criteria []Criterion, limit int) ([]EntryID, error)
+	All(ctx context.Context, criteria []Criterion, limit int) ([]EntryID, error)
+	Attestation(ctx context.Context, key string) ([]byte, error)
+	Close() error
+}
+
+// onEngines runs a test on an empty store of each kind, which it may open
+// several times, one after the other.
+func onEngines(t *testing.T, test func(t *testing.T, open func(*testing.T) anyStore)) {
+	t.Run("sqlite", func(t *testing.T) {
+		path := create(t)
+		test(t, func(t *testing.T) anyStore { return open(t, path) })
+	})
+	t.Run("postgres", func(t *testing.T) {
+		pool, err := postgres.Open(t.Context(), pgtest.Database(t), postgres.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(pool.Close)
+		if err := postgres.Create(t.Context(), pool, []postgres.Part{Migrations}); err != nil {
+			t.Fatal(err)
+		}
+		test(t, func(*testing.T) anyStore { return OpenPostgres(pool) })
+	})
 }
 
 func entryID(n int) EntryID {
@@ -62,22 +94,23 @@ func open(t testing.TB, path string) *Store {
 	return s
 }
 
-func put(t testing.TB, s *Store, r Record) {
+func put(t testing.TB, s anyStore, r Record) {
 	t.Helper()
 	if err := s.Put(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func TestSearch(t *testing.T) {
-	path := create(t)
-	s := open(t, path)
+func TestSearch(t *testing.T) { onEngines(t, testSearch) }
+
+func testSearch(t *testing.T, open func(*testing.T) anyStore) {
+	s := open(t)
 	put(t, s, Record{Entry: entryID(1), Keys: []string{"sha256:aa", "Alice@Example.com", "key1"}})
 	put(t, s, Record{Entry: entryID(2), Keys: []string{"sha256:bb", "alice@example.com", "key2"}})
 	put(t, s, Record{Entry: entryID(3), Keys: []string{"sha256:aa", "bob@example.com", "key2"}})
 	put(t, s, Record{Entry: entryID(3), Keys: []string{"sha256:aa", "bob@example.com", "key2"}}) // again
 
-	check := func(t *testing.T, s *Store) {
+	check := func(t *testing.T, s anyStore) {
 		for _, c := range []struct {
 			name     string
 			find     func(context.Context, []Criterion, int) ([]EntryID, error)
@@ -117,11 +150,13 @@ func TestSearch(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	t.Run("after reopening", func(t *testing.T) { check(t, open(t, path)) })
+	t.Run("after reopening", func(t *testing.T) { check(t, open(t)) })
 }
 
-func TestTooManyResults(t *testing.T) {
-	s := open(t, create(t))
+func TestTooManyResults(t *testing.T) { onEngines(t, testTooManyResults) }
+
+func testTooManyResults(t *testing.T, open func(*testing.T) anyStore) {
+	s := open(t)
 	for n := range 5 {
 		put(t, s, Record{Entry: entryID(n), Keys: []string{"ci@example.com"}})
 	}
@@ -133,8 +168,10 @@ func TestTooManyResults(t *testing.T) {
 	}
 }
 
-func TestAttestations(t *testing.T) {
-	s := open(t, create(t))
+func TestAttestations(t *testing.T) { onEngines(t, testAttestations) }
+
+func testAttestations(t *testing.T, open func(*testing.T) anyStore) {
+	s := open(t)
 	put(t, s, Record{Entry: entryID(1), AttestationKey: "sha256:aa", Attestation: []byte("statement")})
 	got, err := s.Attestation(t.Context(), "sha256:aa")
 	if err != nil || string(got) != "statement" {
@@ -223,9 +260,11 @@ func TestCreateRefusesToOverwrite(t *testing.T) {
 	}
 }
 
-// A writer finds its own record at once, and all of them share commits.
-func TestConcurrentWriters(t *testing.T) {
-	s := open(t, create(t))
+// A writer finds its own record at once.
+func TestConcurrentWriters(t *testing.T) { onEngines(t, testConcurrentWriters) }
+
+func testConcurrentWriters(t *testing.T, open func(*testing.T) anyStore) {
+	s := open(t)
 	const writers, each = 32, 20
 	var wg sync.WaitGroup
 	for w := range writers {

@@ -254,10 +254,9 @@ func (x *writer) queue(ctx context.Context, taken []*request, again bool) (fresh
 	for _, r := range taken {
 		r.results = make([]*trillian.QueuedLogLeaf, len(r.leaves))
 		for i, l := range r.leaves {
-			id := string(l.LeafIdentityHash)
-			was := known[id]
-			if was == nil && first[id] != l {
-				was = first[id] // another request of the same group
+			was := known[string(l.LeafIdentityHash)]
+			if brought := first[string(l.LeafIdentityHash)]; was == nil && brought != l {
+				was = brought // by another request of the same group
 			}
 			if was == nil {
 				r.results[i] = &trillian.QueuedLogLeaf{Leaf: l}
