@@ -47,7 +47,8 @@ type Config struct {
 
 	Storage Storage `yaml:"storage,omitempty"`
 	Keys    Keys    `yaml:"keys,omitempty"`
-	// AuditFile is the record of certificates and entries. Default audit/audit.jsonl.
+	// AuditFile is the record of certificates and entries. Default
+	// audit/audit.jsonl. Not with engine postgres, which keeps it in the database.
 	AuditFile string `yaml:"audit_file,omitempty"`
 	// RunDir holds the sockets. Default run.
 	RunDir string `yaml:"run_dir,omitempty"`
@@ -77,12 +78,23 @@ type TLS struct {
 
 // Storage is where state lives.
 type Storage struct {
-	// Engine is sqlite, the default.
+	// Engine is sqlite, the default, for one machine, or postgres, for several
+	// replicas that keep all their state in one database.
 	Engine string `yaml:"engine,omitempty"`
-	// Dir holds the databases. A local file system: network file systems are
-	// refused. Default data.
+	// Dir holds the databases of sqlite. A local file system: network file
+	// systems are refused. Default data.
 	Dir string `yaml:"dir,omitempty"`
+	// DSNFile holds the connection string of postgres, a URL or key=value pairs
+	// as libpq takes them, readable by the service alone. Beyond this machine
+	// sslmode is verify-full, said or not, and less is refused.
+	DSNFile string `yaml:"dsn_file,omitempty"`
 }
+
+// The storage engines.
+const (
+	SQLite   = "sqlite"
+	Postgres = "postgres"
+)
 
 // Keys says where the online keys are.
 type Keys struct {
@@ -326,8 +338,11 @@ func (c *Config) Path(p string) string {
 
 func (c *Config) setDefaults() {
 	def(&c.Operator, "sigbox")
-	def(&c.Storage.Engine, "sqlite")
-	def(&c.Storage.Dir, "data")
+	def(&c.Storage.Engine, SQLite)
+	if c.Storage.Engine == SQLite {
+		def(&c.Storage.Dir, "data")
+		def(&c.AuditFile, "audit/audit.jsonl")
+	}
 	def(&c.Keys.Dir, "keys")
 	if cred := os.Getenv("CREDENTIALS_DIRECTORY"); c.Keys.PassphraseFile == "" && cred != "" {
 		if p := filepath.Join(cred, "passphrase"); fileExists(p) {
@@ -335,7 +350,6 @@ func (c *Config) setDefaults() {
 		}
 	}
 	def(&c.Keys.PassphraseFile, "keys/passphrase")
-	def(&c.AuditFile, "audit/audit.jsonl")
 	def(&c.RunDir, "run")
 	on := true
 	def(&c.Log.SequenceOnWrite, &on)
@@ -402,8 +416,26 @@ func (c *Config) validate() error {
 			bad("metrics %q is not HOST:PORT", c.Metrics)
 		}
 	}
-	if c.Storage.Engine != "sqlite" {
-		bad("storage.engine %q is not known: sqlite", c.Storage.Engine)
+	switch c.Storage.Engine {
+	case SQLite:
+		if c.Storage.DSNFile != "" {
+			bad("storage.dsn_file is for storage.engine postgres, not sqlite")
+		}
+	case Postgres:
+		if c.Storage.DSNFile == "" {
+			bad("storage.dsn_file is missing: the file with the connection string of storage.engine postgres")
+		}
+		if c.Storage.Dir != "" {
+			bad("storage.dir is for storage.engine sqlite, not postgres")
+		}
+		if c.AuditFile != "" {
+			bad("audit_file is for storage.engine sqlite: postgres keeps the record in the database")
+		}
+		if c.Quickstart {
+			bad("quickstart is for storage.engine sqlite, not postgres")
+		}
+	default:
+		bad("storage.engine %q is not known: sqlite or postgres", c.Storage.Engine)
 	}
 	positive := map[string]time.Duration{
 		"log.sequence_interval": c.Log.SequenceInterval, "log.ct_max_root_age": c.Log.CTMaxRootAge,

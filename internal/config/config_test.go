@@ -45,6 +45,10 @@ func TestRefuses(t *testing.T) {
 		"listening everywhere": {"url: https://a.example\nlisten: ':443'\n", "not loopback"},
 		"half of tls":          {"url: https://a.example\nlisten: ':443'\ntls: {cert_file: x}\n", "both"},
 		"engine":               {least + "storage: {engine: flatfile}\n", "flatfile"},
+		"dsn for sqlite":       {least + "storage: {dsn_file: dsn}\n", "storage.dsn_file is for"},
+		"no dsn":               {least + "storage: {engine: postgres}\n", "storage.dsn_file is missing"},
+		"dir for postgres":     {least + "storage: {engine: postgres, dsn_file: dsn, dir: data}\n", "storage.dir is for"},
+		"audit for postgres":   {least + "storage: {engine: postgres, dsn_file: dsn}\naudit_file: a\n", "audit_file is for"},
 		"ttl":                  {least + "ci: {default_ttl: 2h}\n", "longer than ci.max_ttl"},
 		"negative time":        {least + "tuf: {check_interval: -1s}\n", "tuf.check_interval"},
 		"own issuer":           {least + "fulcio: {issuers: [{url: http://127.0.0.1:8080/ci, type: email}]}\n", "own"},
@@ -58,6 +62,24 @@ func TestRefuses(t *testing.T) {
 				t.Errorf("got %v, want something about %q", err, tc.want)
 			}
 		})
+	}
+}
+
+func TestPostgres(t *testing.T) {
+	dir := t.TempDir()
+	c, err := Parse([]byte(least+"storage: {engine: postgres, dsn_file: secret/dsn}\n"), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Path(c.Storage.DSNFile) != filepath.Join(dir, "secret/dsn") || c.Storage.Dir != "" || c.AuditFile != "" {
+		t.Errorf("%+v", c)
+	}
+	out, err := c.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Parse(out, dir); err != nil {
+		t.Errorf("our own output: %v\n%s", err, out)
 	}
 }
 
