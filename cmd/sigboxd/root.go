@@ -11,6 +11,7 @@ import (
 	"github.com/sigbox/sigbox/internal/appliance"
 	"github.com/sigbox/sigbox/internal/cli"
 	"github.com/sigbox/sigbox/internal/logging"
+	"github.com/sigbox/sigbox/internal/postgres"
 	"github.com/sigbox/sigbox/internal/state"
 )
 
@@ -26,7 +27,7 @@ issuers and a TUF repository, all on one port and in one folder.`,
   sigboxd serve --dir /var/lib/sigbox`,
 	}
 	cmd.PersistentFlags().String("log-level", "info", "what to log: debug, info, warn or error")
-	cmd.AddCommand(quickstartCommand(), initCommand(), serveCommand(), statusCommand(), tokenCommand(), hashPasswordCommand(), versionCommand())
+	cmd.AddCommand(quickstartCommand(), initCommand(), serveCommand(), statusCommand(), tokenCommand(), upgradeCommand(), hashPasswordCommand(), versionCommand())
 	return cmd
 }
 
@@ -72,6 +73,18 @@ func explain(dir string, err error) error {
 		return usage("use the sigboxd that wrote it, or a newer one; going back is not possible")
 	case errors.Is(err, state.ErrLocked):
 		return cli.Hint(err, "sigboxd status --dir %s shows the one that runs", dir)
+	case errors.Is(err, postgres.ErrEmpty):
+		return usage("sigboxd init --dir DIR --config sigbox.yaml makes an instance, in an empty folder DIR and in the database")
+	case errors.Is(err, postgres.ErrExists):
+		return usage("sigboxd serve --dir DIR serves it, from a folder DIR with its sigbox.yaml, keys/ and certs/; a new one needs a database without a schema " + postgres.Schema)
+	case errors.Is(err, appliance.ErrHalfMade):
+		return usage("if nothing in it is wanted: psql -c 'DROP SCHEMA " + postgres.Schema + " CASCADE', then sigboxd init")
+	case errors.Is(err, postgres.ErrOlder):
+		return usage("stop every replica, then sigboxd upgrade --dir " + dir)
+	case errors.Is(err, postgres.ErrNewer):
+		return usage("use the sigboxd that wrote it, or a newer one; going back is not possible")
+	case errors.Is(err, postgres.ErrUnsafe):
+		return usage("see docs/operations.md, PostgreSQL")
 	case errors.Is(err, appliance.ErrRequest):
 		return usage("sigboxd token --help")
 	case errors.Is(err, appliance.ErrConfig):

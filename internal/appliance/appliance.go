@@ -61,7 +61,8 @@ type Appliance struct {
 	registry *prometheus.Registry
 
 	lock     *state.Lock
-	audit    *audit.Log
+	db       *database // nil with SQLite
+	audit    auditRecord
 	services *services
 	logs     *trillian.Service
 	ci       *issuer.CI
@@ -84,19 +85,12 @@ func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Appliance, e
 	if err != nil {
 		return nil, err
 	}
-	instance, err := state.Load(dir)
+	l, err := locate(dir)
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := config.Load(dir)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
-	}
-	if cfg.URL != instance.URL {
-		return nil, fmt.Errorf("%w: url is %s, but the instance was made for %s, which its trust material and its issuers name", ErrConfig, cfg.URL, instance.URL)
-	}
 	a := &Appliance{
-		layout: layout{dir, cfg}, instance: instance, started: time.Now(), logger: logger,
+		layout: l, started: time.Now(), logger: logger,
 		registry: prometheus.NewRegistry(), ready: new(readiness), services: newServices(ctx, logger),
 	}
 	defer func() {
@@ -104,10 +98,22 @@ func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Appliance, e
 			err = errors.Join(err, a.close())
 		}
 	}()
+	if a.db, a.instance, err = l.openInstance(ctx); err != nil {
+		return nil, err
+	}
+	if a.db != nil {
+		// First of all: it closes last.
+		if err := a.services.start("database", a.db); err != nil {
+			return nil, err
+		}
+	}
+	if l.cfg.URL != a.instance.URL {
+		return nil, fmt.Errorf("%w: url is %s, but the instance was made for %s, which its trust material and its issuers name", ErrConfig, l.cfg.URL, a.instance.URL)
+	}
 	if a.lock, err = state.Acquire(dir); err != nil {
 		return nil, err
 	}
-	if a.audit, err = audit.Open(a.layout.audit()); err != nil {
+	if a.audit, err = l.openAudit(a.db); err != nil {
 		return nil, err
 	}
 	if err := a.open(ctx); err != nil {
@@ -126,8 +132,14 @@ func (a *Appliance) open(ctx context.Context) error {
 		return err
 	}
 
+	if a.db != nil {
+		if err := a.db.checkKeys(ctx, signers); err != nil {
+			return err
+		}
+	}
+
 	a.logs, err = trillian.New(ctx, trillian.Config{
-		Dir: a.layout.logs(), SocketDir: a.run(), SequenceOnWrite: *a.cfg.Log.SequenceOnWrite,
+		Dir: a.layout.logs(), Postgres: a.db.DSN(), SocketDir: a.run(), SequenceOnWrite: *a.cfg.Log.SequenceOnWrite,
 		SequenceInterval: a.cfg.Log.SequenceInterval, Logger: a.named("trillian"), Metrics: a.registry,
 	})
 	if err != nil {
@@ -138,7 +150,7 @@ func (a *Appliance) open(ctx context.Context) error {
 	}
 
 	a.ci, err = issuer.NewCI(ctx, issuer.CIConfig{
-		URL: a.cfg.URL + ciPath, Signer: signers[keyCI], Dir: a.issuer(),
+		URL: a.cfg.URL + ciPath, Signer: signers[keyCI], Dir: a.issuer(), Postgres: a.db.Pool(),
 		DefaultTTL: a.cfg.CI.DefaultTTL, MaxTTL: a.cfg.CI.MaxTTL, Logger: a.named("ci"),
 	})
 	if err != nil {
@@ -181,7 +193,7 @@ func (a *Appliance) open(ctx context.Context) error {
 	address, port := a.logs.RekorAddress()
 	log, err := rekor.New(ctx, rekor.Config{
 		TreeID: a.instance.RekorTree, Signer: signers[keyRekor], Hostname: hostname(a.cfg.URL),
-		TrillianAddress: address, TrillianPort: port, Dir: a.layout.rekor(), MaxBodyBytes: a.cfg.Rekor.MaxBodyBytes,
+		TrillianAddress: address, TrillianPort: port, Dir: a.layout.rekor(), Postgres: a.db.Pool(), MaxBodyBytes: a.cfg.Rekor.MaxBodyBytes,
 		Audit: a.audit.Append, Logger: a.named("rekor"), Metrics: a.registry,
 	})
 	if err != nil {
@@ -201,7 +213,7 @@ func (a *Appliance) open(ctx context.Context) error {
 		return err
 	}
 
-	a.trust, err = newTrust(a.layout.tuf(), signers[keySnapshot], signers[keyTimestamp], a.cfg.TUF.CheckInterval, a.named("tuf"), a.registry)
+	a.trust, err = newTrust(ctx, a.repositories(a.db), signers[keySnapshot], signers[keyTimestamp], a.cfg.TUF.CheckInterval, a.named("tuf"), a.registry)
 	if err != nil {
 		return err
 	}
@@ -232,6 +244,9 @@ func (a *Appliance) open(ctx context.Context) error {
 	if people != nil {
 		routes[peoplePath+"/"] = people
 	}
+	for path, h := range routes {
+		routes[path] = a.db.honest(h)
+	}
 	return a.compose(routes)
 }
 
@@ -244,13 +259,12 @@ func (a *Appliance) loadKeys() (map[string]crypto.Signer, error) {
 		return nil, err
 	}
 	var (
-		names   = []string{keyFulcio, keyCT, keyRekor, keyTSA, keySnapshot, keyTimestamp, keyCI}
 		signers = map[string]crypto.Signer{}
 		errs    []error
 		mu      sync.Mutex
 		wg      sync.WaitGroup
 	)
-	for _, name := range names {
+	for _, name := range onlineKeys {
 		wg.Go(func() {
 			key, err := keys.Load(a.key(name), pass)
 			mu.Lock()
@@ -289,10 +303,15 @@ func (a *Appliance) loadChains(signers map[string]crypto.Signer) error {
 
 // watch says what must hold for a signature to succeed.
 func (a *Appliance) watch() {
-	a.ready.space = &space{
-		dirs: []string{a.data(""), filepath.Dir(a.layout.audit())}, min: a.cfg.Limits.MinFreeBytes,
+	a.ready.space = &space{min: a.cfg.Limits.MinFreeBytes}
+	if a.db != nil {
+		a.ready.add("database", a.db.problem)
+		a.ready.gate = a.db.problem
+	} else {
+		a.ready.space.dirs = []string{a.data(""), filepath.Dir(a.layout.audit())}
+		a.ready.add("disk", a.ready.space.check)
+		a.ready.gate = a.ready.space.check
 	}
-	a.ready.add("disk", a.ready.space.check)
 	a.ready.add("audit", func(context.Context) error { return a.audit.Err() })
 	a.ready.add("services", func(context.Context) error { return context.Cause(a.services.ctx) })
 	a.ready.add("fulcio", func(context.Context) error {
@@ -400,8 +419,10 @@ func (a *Appliance) close() error {
 			errs = append(errs, l.Close())
 		}
 	}
-	if err := os.Remove(a.socket()); err != nil && !errors.Is(err, fs.ErrNotExist) && a.lock != nil {
-		errs = append(errs, err)
+	if a.lock != nil { // or else it may be another process's
+		if err := os.Remove(a.socket()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
 	errs = append(errs, a.services.stop())
 	if a.audit != nil {

@@ -14,29 +14,32 @@ import (
 	"github.com/sigbox/sigbox/internal/keys"
 	"github.com/sigbox/sigbox/internal/state"
 	"github.com/sigbox/sigbox/services/issuer"
-	"github.com/sigbox/sigbox/tuf"
 )
 
-// locate reads what the folder says of its instance.
-func locate(dir string) (layout, state.Instance, error) {
+// locate reads what the folder says of its instance: that it holds one, and its
+// configuration.
+func locate(dir string) (layout, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return layout{}, state.Instance{}, err
-	}
-	instance, err := state.Load(dir)
-	if err != nil {
-		return layout{}, instance, err
+		return layout{}, err
 	}
 	cfg, err := config.Load(dir)
-	if err != nil {
-		return layout{}, instance, fmt.Errorf("%w: %w", ErrConfig, err)
+	if err == nil && cfg.Storage.Engine == config.Postgres {
+		return layout{dir, cfg}, nil
 	}
-	return layout{dir, cfg}, instance, nil
+	// A folder that is missing or half-made says more than its configuration.
+	if _, err := state.Load(dir); err != nil {
+		return layout{}, err
+	}
+	if err != nil {
+		return layout{}, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	return layout{dir, cfg}, nil
 }
 
 // AskStatus tells how the instance in dir is, running or not.
 func AskStatus(ctx context.Context, dir string) (Status, error) {
-	l, instance, err := locate(dir)
+	l, err := locate(dir)
 	if err != nil {
 		return Status{}, err
 	}
@@ -45,11 +48,18 @@ func AskStatus(ctx context.Context, dir string) (Status, error) {
 	if !errors.Is(err, ErrNotRunning) {
 		return st, err
 	}
+	db, instance, err := l.openInstance(ctx)
+	if err != nil {
+		return Status{}, err
+	}
+	if db != nil {
+		defer db.Close()
+	}
 	st = Status{
 		ID: instance.ID, URL: instance.URL, RootSHA256: instance.RootSHA256, Quickstart: l.cfg.Quickstart,
 		Problems: []Problem{{"process", ErrNotRunning.Error()}},
 	}
-	repo, err := tuf.Load(l.tuf())
+	repo, err := l.repositories(db).load(ctx)
 	if err != nil {
 		st.Problems = append(st.Problems, Problem{"tuf", err.Error()})
 		return st, nil
@@ -63,7 +73,7 @@ func AskStatus(ctx context.Context, dir string) (Status, error) {
 // AskToken has the instance in dir mint a token of its /ci issuer. Where it
 // does not run, the key is used directly.
 func AskToken(ctx context.Context, dir string, req TokenRequest) (TokenAnswer, error) {
-	l, _, err := locate(dir)
+	l, err := locate(dir)
 	if err != nil {
 		return TokenAnswer{}, err
 	}
@@ -84,8 +94,15 @@ func AskToken(ctx context.Context, dir string, req TokenRequest) (TokenAnswer, e
 	if err != nil {
 		return answer, err
 	}
+	db, _, err := l.openInstance(ctx)
+	if err != nil {
+		return answer, err
+	}
+	if db != nil {
+		defer db.Close()
+	}
 	ci, err := issuer.NewCI(ctx, issuer.CIConfig{
-		URL: l.cfg.URL + ciPath, Signer: key, Dir: l.issuer(), DefaultTTL: l.cfg.CI.DefaultTTL, MaxTTL: l.cfg.CI.MaxTTL,
+		URL: l.cfg.URL + ciPath, Signer: key, Dir: l.issuer(), Postgres: db.Pool(), DefaultTTL: l.cfg.CI.DefaultTTL, MaxTTL: l.cfg.CI.MaxTTL,
 	})
 	if err != nil {
 		return answer, err

@@ -16,15 +16,11 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/sigbox/sigbox/internal/audit"
 	"github.com/sigbox/sigbox/internal/config"
 	"github.com/sigbox/sigbox/internal/durable"
 	"github.com/sigbox/sigbox/internal/keys"
 	"github.com/sigbox/sigbox/internal/pki"
 	"github.com/sigbox/sigbox/internal/state"
-	"github.com/sigbox/sigbox/services/issuer"
-	"github.com/sigbox/sigbox/services/rekor"
-	"github.com/sigbox/sigbox/services/trillian"
 	"github.com/sigbox/sigbox/tuf"
 )
 
@@ -64,7 +60,12 @@ func Init(ctx context.Context, dir string, configuration []byte, now time.Time, 
 	}()
 
 	l := layout{dir, cfg}
-	for _, d := range []string{l.offline(""), l.key(""), l.cert(""), l.tuf(), l.data(""), l.rekor(), l.run(), filepath.Dir(l.audit())} {
+	stores, err := l.newStores(ctx, logger)
+	if err != nil {
+		return made, err
+	}
+	defer func() { err = errors.Join(err, stores.done(err)) }()
+	for _, d := range append([]string{l.offline(""), l.key(""), l.cert(""), l.run()}, stores.dirs()...) {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return made, err
 		}
@@ -76,27 +77,14 @@ func Init(ctx context.Context, dir string, configuration []byte, now time.Time, 
 	if err != nil {
 		return made, err
 	}
-	if err := audit.Create(l.audit()); err != nil {
-		return made, fmt.Errorf("making audit record: %w", err)
+	if made, err = stores.make(ctx); err != nil {
+		return made, err
 	}
-	made, err = l.makeLogs(ctx, logger)
+	repo, signers, err := l.makeTrust(pass, now)
 	if err != nil {
 		return made, err
 	}
-	if err := rekor.Create(ctx, l.rekor()); err != nil {
-		return made, fmt.Errorf("making rekor's stores: %w", err)
-	}
-	if err := issuer.CreateCI(ctx, l.issuer()); err != nil {
-		return made, err
-	}
-	if err := issuer.CreatePeople(ctx, l.issuer()); err != nil {
-		return made, err
-	}
-	repo, err := l.makeTrust(pass, now)
-	if err != nil {
-		return made, err
-	}
-	if err := tuf.Save(l.tuf(), repo); err != nil {
+	if err := stores.saveTrust(ctx, repo); err != nil {
 		return made, fmt.Errorf("writing the tuf repository: %w", err)
 	}
 
@@ -107,7 +95,7 @@ func Init(ctx context.Context, dir string, configuration []byte, now time.Time, 
 	if err := syncTree(dir); err != nil {
 		return made, err
 	}
-	return made, made.Save(dir)
+	return made, stores.complete(ctx, made, signers)
 }
 
 // ErrConfig marks what is wrong with the configuration.
@@ -141,28 +129,9 @@ func (l layout) readOrMakePassphrase() (keys.Passphrase, error) {
 	return p, p.WriteFile(l.passphrase())
 }
 
-func (l layout) makeLogs(ctx context.Context, logger *slog.Logger) (made state.Instance, err error) {
-	cfg := trillian.Config{Dir: l.logs(), SocketDir: l.run(), Logger: logger}
-	if err := trillian.Create(ctx, cfg); err != nil {
-		return made, fmt.Errorf("making log storage: %w", err)
-	}
-	logs, err := trillian.New(ctx, cfg)
-	if err != nil {
-		return made, fmt.Errorf("opening log storage: %w", err)
-	}
-	defer func() { err = errors.Join(err, logs.Close()) }()
-	if made.CTTree, err = logs.CreateLog(ctx, trillian.LogOptions{Name: "ctlog", MaxRootDuration: l.cfg.Log.CTMaxRootAge}); err != nil {
-		return made, fmt.Errorf("making the ct log: %w", err)
-	}
-	if made.RekorTree, err = logs.CreateLog(ctx, trillian.LogOptions{Name: "rekor"}); err != nil {
-		return made, fmt.Errorf("making rekor's log: %w", err)
-	}
-	return made, nil
-}
-
 // makeTrust makes every key and certificate and the repository that vouches
-// for them.
-func (l layout) makeTrust(pass keys.Passphrase, now time.Time) (*tuf.Repository, error) {
+// for them. It returns the online keys too.
+func (l layout) makeTrust(pass keys.Passphrase, now time.Time) (*tuf.Repository, map[string]crypto.Signer, error) {
 	made := map[string]crypto.Signer{}
 	for _, path := range []string{
 		l.offline(keyFulcioRoot), l.offline(keyTSARoot), l.offline(keyTUFRoot), l.offline(keyTUFTargets),
@@ -174,10 +143,10 @@ func (l layout) makeTrust(pass keys.Passphrase, now time.Time) (*tuf.Repository,
 		}
 		key, err := generate()
 		if err != nil {
-			return nil, fmt.Errorf("making key %s: %w", filepath.Base(path), err)
+			return nil, nil, fmt.Errorf("making key %s: %w", filepath.Base(path), err)
 		}
 		if err := keys.Write(path, key, pass); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		made[filepath.Base(path)] = key
 	}
@@ -200,22 +169,22 @@ func (l layout) makeTrust(pass keys.Passphrase, now time.Time) (*tuf.Repository,
 	}
 	fulcio, err := chain(keyFulcioRoot, keyFulcio, "sigbox root", "sigbox intermediate", intermediateLifetime, pki.NewIntermediate)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	tsa, err := chain(keyTSARoot, keyTSA, "sigbox timestamp root", "sigbox timestamp authority", intermediateLifetime, pki.NewTimestamping)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for file, certs := range map[string][]*x509.Certificate{chainFulcio: fulcio, chainTSA: tsa} {
 		if err := durable.WriteNew(l.cert(file), pki.Encode(certs...), 0o644); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 
 	origin := l.cfg.URL
 	u, err := url.Parse(origin)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// Signatures are believed from the start of the certificates that make them.
 	start := fulcio[1].NotBefore
@@ -229,7 +198,7 @@ func (l layout) makeTrust(pass keys.Passphrase, now time.Time) (*tuf.Repository,
 	}
 	files, err := material.Targets(now)
 	if err != nil {
-		return nil, fmt.Errorf("making tuf targets: %w", err)
+		return nil, nil, fmt.Errorf("making tuf targets: %w", err)
 	}
 	role := func(key string) tuf.Role {
 		return tuf.Role{Signers: []crypto.Signer{made[key]}, Threshold: 1}
@@ -239,7 +208,11 @@ func (l layout) makeTrust(pass keys.Passphrase, now time.Time) (*tuf.Repository,
 		Now: now, Files: files,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("making the tuf repository: %w", err)
+		return nil, nil, fmt.Errorf("making the tuf repository: %w", err)
 	}
-	return repo, nil
+	online := map[string]crypto.Signer{}
+	for _, name := range onlineKeys {
+		online[name] = made[name]
+	}
+	return repo, online, nil
 }

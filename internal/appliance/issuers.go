@@ -66,7 +66,7 @@ func (a *Appliance) openPeople(ctx context.Context) (http.Handler, error) {
 
 func (a *Appliance) peopleConfig() issuer.PeopleConfig {
 	cfg := issuer.PeopleConfig{
-		URL: a.cfg.URL + peoplePath, Dir: a.issuer(), Grants: a.cfg.People.Grants, Logger: a.named("issuer"),
+		URL: a.cfg.URL + peoplePath, Dir: a.issuer(), Postgres: a.db.Pool(), Grants: a.cfg.People.Grants, Logger: a.named("issuer"),
 	}
 	if a.cfg.TLS.Terminated {
 		cfg.RemoteIP = clientAddress

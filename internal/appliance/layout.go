@@ -17,6 +17,9 @@ const (
 	keyCI        = "ci.pem"
 )
 
+// onlineKeys are those that serving needs.
+var onlineKeys = []string{keyFulcio, keyCT, keyRekor, keyTSA, keySnapshot, keyTimestamp, keyCI}
+
 // Keys that can leave the machine after init, in OfflineDir.
 const (
 	keyFulcioRoot = "fulcio-root.pem"

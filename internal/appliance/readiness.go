@@ -25,6 +25,8 @@ type Problem struct {
 type readiness struct {
 	checks []check
 	space  *space
+	// gate says why no write can be kept just now.
+	gate func(ctx context.Context) error
 }
 
 type check struct {
@@ -75,12 +77,12 @@ func healthHandler() http.Handler {
 	})
 }
 
-// writable lets a write through only while there is room to keep what it
+// writable lets a write through only while there is somewhere to keep what it
 // promises; a full disk found half-way through a commit is too late.
 func (r *readiness) writable(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Method == http.MethodPost {
-			if err := r.space.check(req.Context()); err != nil {
+			if err := r.gate(req.Context()); err != nil {
 				w.Header().Set("Retry-After", "30")
 				front.Error(w, http.StatusServiceUnavailable, "nothing is signed for now: "+err.Error())
 				return

@@ -19,7 +19,7 @@ import (
 
 // trust serves the TUF repository from memory and renews its online roles.
 type trust struct {
-	dir                 string
+	store               repositories
 	snapshot, timestamp crypto.Signer
 	interval            time.Duration
 	logger              *slog.Logger
@@ -34,9 +34,9 @@ type served struct {
 	files map[string][]byte
 }
 
-func newTrust(dir string, snapshot, timestamp crypto.Signer, interval time.Duration, logger *slog.Logger, metrics prometheus.Registerer) (*trust, error) {
+func newTrust(ctx context.Context, store repositories, snapshot, timestamp crypto.Signer, interval time.Duration, logger *slog.Logger, metrics prometheus.Registerer) (*trust, error) {
 	t := &trust{
-		dir: dir, snapshot: snapshot, timestamp: timestamp, interval: interval, logger: logger, ready: make(chan struct{}),
+		store: store, snapshot: snapshot, timestamp: timestamp, interval: interval, logger: logger, ready: make(chan struct{}),
 		expires: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "sigbox_tuf_expires_seconds", Help: "Unix time at which a TUF role's metadata expires.",
 		}, []string{"role"}),
@@ -44,7 +44,7 @@ func newTrust(dir string, snapshot, timestamp crypto.Signer, interval time.Durat
 	if err := metrics.Register(t.expires); err != nil {
 		return nil, fmt.Errorf("registering metrics: %w", err)
 	}
-	repo, err := tuf.Load(dir)
+	repo, err := store.load(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("loading the tuf repository: %w", err)
 	}
@@ -69,7 +69,7 @@ func (t *trust) Ready() <-chan struct{} { return t.ready }
 // signing still works for clients that have the metadata, and readiness and the
 // log say what is wrong.
 func (t *trust) Run(ctx context.Context) error {
-	t.renew()
+	t.renew(ctx)
 	t.once.Do(func() { close(t.ready) })
 	tick := time.NewTicker(t.interval)
 	defer tick.Stop()
@@ -78,25 +78,39 @@ func (t *trust) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			t.renew()
+			t.renew(ctx)
 		}
 	}
 }
 
-func (t *trust) renew() {
+func (t *trust) renew(ctx context.Context) {
 	prev := t.Repository()
-	next, err := prev.Renew(time.Now(), tuf.Renewal{Snapshot: []crypto.Signer{t.snapshot}, Timestamp: []crypto.Signer{t.timestamp}})
-	if err == nil && next != prev {
-		// Saved before it is served: a version that clients have seen is never
-		// forgotten.
-		if err = tuf.Save(t.dir, next); err == nil {
-			t.publish(next)
-			t.logger.Info("tuf metadata was renewed", "expires", next.Expiries()[0].Expires)
-		}
+	next, err := t.store.renew(ctx, prev, func(r *tuf.Repository) (*tuf.Repository, error) {
+		return r.Renew(time.Now(), tuf.Renewal{Snapshot: []crypto.Signer{t.snapshot}, Timestamp: []crypto.Signer{t.timestamp}})
+	})
+	if next != prev {
+		t.publish(next)
+		t.logger.Info("tuf metadata was renewed", "expires", next.Expiries()[0].Expires)
 	}
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		t.logger.Error("tuf metadata was not renewed", "error", err)
 	}
+}
+
+// refresh takes over what another replica has renewed: a client that was there
+// first would take an older version here for a rollback.
+func (t *trust) refresh(ctx context.Context) *served {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	prev := t.Repository()
+	next, err := t.store.newest(ctx, prev)
+	if next != prev {
+		t.publish(next)
+	}
+	if err != nil && ctx.Err() == nil {
+		t.logger.Warn("looking for newer tuf metadata failed", "error", err)
+	}
+	return t.current.Load()
 }
 
 // problem says why clients would refuse the repository, or nil.
@@ -111,7 +125,7 @@ func (t *trust) problem(now time.Time) error {
 func (t *trust) tufHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		name := strings.TrimPrefix(r.URL.Path, tufPath+"/")
-		data, ok := t.current.Load().files[name]
+		data, ok := t.refresh(r.Context()).files[name]
 		if !ok {
 			http.NotFound(w, r) // clients probe for the next root this way
 			return
