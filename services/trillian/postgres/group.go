@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -163,9 +164,9 @@ func (s *Storage) lead(g *group) {
 }
 
 // settle commits the group and finds out whether that succeeded. Where the
-// connection broke, or the server gave up, the group is tried again: the tree's
-// lock is not to be had before the server knows the outcome of the first
-// attempt, and what that has stored is found then.
+// connection broke, or the server gave up, the group is tried again: a leaf that
+// the first attempt brought is waited for until the server knows what became of
+// that, and then either found or stored now.
 func (s *Storage) settle(ctx context.Context, taken []*request) error {
 	open := false // an earlier attempt may have been committed
 	for delay := 10 * time.Millisecond; ; delay = min(2*delay, 500*time.Millisecond) {
@@ -195,25 +196,80 @@ type queuer interface {
 	QueueLeaves(ctx context.Context, leaves []*trillian.LogLeaf, at time.Time) ([]*trillian.LogLeaf, error)
 }
 
-// commit queues, sequences and commits the group's leaves in one transaction.
+// commit stores the group's leaves. committing says that the outcome is open if
+// there is an error.
 func (s *Storage) commit(ctx context.Context, taken []*request, again bool) (committing bool, err error) {
-	tree := taken[0].tree
-	return s.transact(ctx, tree, func(ctx context.Context, tx storage.LogTreeTX) error {
-		x := tx.(*writer)
-		if x.uninit {
-			return storage.ErrTreeNeedsInit
+	if s.opts.Sequence == nil {
+		return s.enqueue(ctx, taken, again)
+	}
+	if !again {
+		committing, more, err := s.sequenceNow(ctx, taken)
+		if err == nil && more {
+			return true, s.drain(ctx, taken[0].tree)
 		}
-		fresh, err := x.queue(ctx, taken, again)
-		if err != nil || fresh == 0 || s.opts.Sequence == nil {
+		if !errors.Is(err, errBusy) {
+			return committing, err
+		}
+	}
+	if committing, err = s.enqueue(ctx, taken, again); err != nil {
+		return committing, err
+	}
+	return true, s.drain(ctx, taken[0].tree)
+}
+
+// sequenceNow queues the leaves and sequences them in one transaction, if no
+// other replica sequences the tree.
+func (s *Storage) sequenceNow(ctx context.Context, taken []*request) (committing, more bool, err error) {
+	tree := taken[0].tree
+	committing, err = s.transact(ctx, trying, tree, func(ctx context.Context, tx storage.LogTreeTX) error {
+		x := tx.(*writer)
+		queued, err := x.queue(ctx, taken, false)
+		if err != nil {
 			return err
 		}
-		return x.sequence(ctx, tree, fresh)
+		if err := x.sequence(ctx, tree, queued); err != nil {
+			return err
+		}
+		more = x.more
+		return nil
 	})
+	return committing, more, err
+}
+
+// enqueue leaves the leaves for whoever sequences next.
+func (s *Storage) enqueue(ctx context.Context, taken []*request, again bool) (committing bool, err error) {
+	return s.transact(ctx, unlocked, taken[0].tree, func(ctx context.Context, tx storage.LogTreeTX) error {
+		_, err := tx.(*writer).queue(ctx, taken, again)
+		return err
+	})
+}
+
+// drain returns when everything that was queued before is sequenced, by this
+// replica or another.
+func (s *Storage) drain(ctx context.Context, tree *trillian.Tree) error {
+	for more := true; more; {
+		_, err := s.transact(ctx, draining, tree, func(ctx context.Context, tx storage.LogTreeTX) error {
+			x := tx.(*writer)
+			err := x.sequence(ctx, tree, maxGroupLeaves)
+			more = x.more
+			return err
+		})
+		if errors.Is(err, errDrained) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // queue puts the leaves into the queue, and an answer into each request. again
 // says that a leaf that is there already may be the request's own.
 func (x *writer) queue(ctx context.Context, taken []*request, again bool) (fresh int, err error) {
+	if x.uninit {
+		return 0, storage.ErrTreeNeedsInit
+	}
 	q, ok := x.LogTreeTX.(queuer)
 	if !ok {
 		return 0, status.Errorf(codes.Internal, "Trillian's provider has changed: no leaves can be queued by a %T", x.LogTreeTX)
@@ -228,6 +284,9 @@ func (x *writer) queue(ctx context.Context, taken []*request, again bool) (fresh
 			}
 		}
 	}
+	// In one order on all replicas, or two that bring the same would wait for each
+	// other.
+	slices.SortFunc(distinct, func(a, b *trillian.LogLeaf) int { return bytes.Compare(a.LeafIdentityHash, b.LeafIdentityHash) })
 	at := taken[0].at
 	var existing []*trillian.LogLeaf
 	if len(distinct) <= fewLeaves {
@@ -276,8 +335,11 @@ func own(stored, brought *trillian.LogLeaf) bool {
 
 var alreadyExists = status.New(codes.AlreadyExists, "the log has a leaf of this identity").Proto()
 
-// sequence integrates the queued leaves in the open transaction.
+// sequence integrates queued leaves in the open transaction.
 func (x *writer) sequence(ctx context.Context, tree *trillian.Tree, queued int) (err error) {
+	if x.uninit {
+		return storage.ErrTreeNeedsInit
+	}
 	defer func() {
 		if p := recover(); p != nil {
 			err = status.Errorf(codes.Internal, "sequencing panicked: %v\n%s", p, debug.Stack())
@@ -287,7 +349,7 @@ func (x *writer) sequence(ctx context.Context, tree *trillian.Tree, queued int) 
 	if err := x.s.opts.Sequence(ctx, tree, bound{x.s, x}, queued); err != nil {
 		return err
 	}
-	if x.root.TreeSize == was {
+	if queued > 0 && x.root.TreeSize == was {
 		return errors.New("queued leaves were not sequenced")
 	}
 	return nil

@@ -8,7 +8,9 @@
 // than the newest, differs from it or is older (schema.sql).
 //
 // Entries that arrive together are queued, sequenced and committed in one
-// transaction, and acknowledged when its commit is known.
+// transaction, and acknowledged when its commit is known. While another replica
+// sequences the tree they are only queued, so that its next pass, or that of
+// whoever has the lock next, takes in what has gathered on all replicas.
 package postgres
 
 import (
@@ -34,9 +36,9 @@ import (
 // Connections of one replica.
 const (
 	readers = 8
-	// writers leaves room for both logs and a connection whose lock is being
-	// given back.
-	writers = 4
+	// writers is, for each of the two logs, who queues, who sequences, and a
+	// connection whose lock is being given back.
+	writers = 6
 )
 
 const (
@@ -107,7 +109,7 @@ func Open(ctx context.Context, dsn postgres.DSN, opts Options) (*Storage, error)
 	if s.pool, err = postgres.Open(ctx, dsn, postgres.Options{Name: "sigboxd logs", MaxConns: readers}); err != nil {
 		return nil, err
 	}
-	s.writers, err = postgres.Open(context.WithValue(ctx, lockKey{}, noTree), dsn, postgres.Options{
+	s.writers, err = postgres.Open(claiming(ctx, unlocked, 0), dsn, postgres.Options{
 		Name: "sigboxd sequencer", MaxConns: writers, Prepare: lock, Release: unlock,
 	})
 	if err != nil {
@@ -120,16 +122,30 @@ func Open(ctx context.Context, dsn postgres.DSN, opts Options) (*Storage, error)
 	return s, nil
 }
 
-// lockKey finds, in a context, the tree whose lock a connection must hold.
-type lockKey struct{}
+// claim is how a transaction wants a tree's lock: nobody else sequences the
+// tree from before the transaction begins until its connection is given back.
+type claim struct {
+	mode int
+	tree int64
+}
 
-// noTree is for a connection that writes nothing.
-const noTree = int64(0)
+const (
+	unlocked = iota // without: it sequences nothing
+	waiting         // when it is free
+	trying          // if it is free, or else errBusy
+	draining        // when it is free, and if anything is queued, or else errDrained
+)
 
-// forWriting is a context in which a transaction begins with the tree's lock
-// held: nobody else sequences the tree until the connection is given back.
-func forWriting(ctx context.Context, treeID int64) context.Context {
-	return context.WithValue(ctx, lockKey{}, treeID)
+var (
+	errBusy    = errors.New("another replica sequences the tree")
+	errDrained = errors.New("everything is sequenced")
+)
+
+// claimKey finds the claim in a context.
+type claimKey struct{}
+
+func claiming(ctx context.Context, mode int, treeID int64) context.Context {
+	return context.WithValue(ctx, claimKey{}, claim{mode, treeID})
 }
 
 // lock takes the lock before the transaction begins, because what the
@@ -137,14 +153,30 @@ func forWriting(ctx context.Context, treeID int64) context.Context {
 // the connection, however that ends, and not before the server has made up its
 // mind about a commit under way.
 func lock(ctx context.Context, c *pgx.Conn) (bool, error) {
-	tree, ok := ctx.Value(lockKey{}).(int64)
-	switch {
-	case !ok:
+	want, ok := ctx.Value(claimKey{}).(claim)
+	if !ok {
 		return true, errors.New("a transaction was to write to no tree in particular")
-	case tree == noTree:
-		return true, nil
 	}
-	if _, err := c.Exec(ctx, `SELECT pg_advisory_lock($1, $2)`, int32(lockSequencer), int32(tree^tree>>32)); err != nil {
+	class, key := int32(lockSequencer), int32(want.tree^want.tree>>32)
+	var err error
+	switch got := true; want.mode {
+	case waiting:
+		_, err = c.Exec(ctx, `SELECT pg_advisory_lock($1, $2)`, class, key)
+	case trying:
+		if err = c.QueryRow(ctx, `SELECT pg_try_advisory_lock($1, $2)`, class, key).Scan(&got); err == nil && !got {
+			return true, errBusy
+		}
+	case draining:
+		// Two statements, for the second to see what was committed before the first
+		// was done.
+		batch := &pgx.Batch{}
+		batch.Queue(`SELECT pg_advisory_lock($1, $2)`, class, key)
+		batch.Queue(`SELECT EXISTS (SELECT 1 FROM Unsequenced WHERE TreeId = $1)`, want.tree).QueryRow(func(row pgx.Row) error { return row.Scan(&got) })
+		if err = c.SendBatch(ctx, batch).Close(); err == nil && !got {
+			return unlock(c), errDrained
+		}
+	}
+	if err != nil {
 		return false, fmt.Errorf("waiting for the right to sequence: %w", err)
 	}
 	return true, nil
@@ -250,7 +282,7 @@ func (s *Storage) ReadWriteTransaction(ctx context.Context, tree *trillian.Tree,
 		return s.answer(ctx, err)
 	}
 	defer s.work.Done()
-	_, err := s.transact(ctx, tree, f)
+	_, err := s.transact(ctx, waiting, tree, f)
 	return s.answer(ctx, err)
 }
 
@@ -260,6 +292,6 @@ func (s *Storage) AddSequencedLeaves(ctx context.Context, tree *trillian.Tree, l
 		return nil, s.answer(ctx, err)
 	}
 	defer s.work.Done()
-	out, err := s.writing.AddSequencedLeaves(forWriting(ctx, tree.GetTreeId()), tree, leaves, at)
+	out, err := s.writing.AddSequencedLeaves(claiming(ctx, waiting, tree.GetTreeId()), tree, leaves, at)
 	return out, s.answer(ctx, err)
 }

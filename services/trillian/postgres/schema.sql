@@ -26,7 +26,7 @@ CREATE TABLE TreeHead (
   TreeId            BIGINT NOT NULL REFERENCES Trees,
   TreeHeadTimestamp BIGINT NOT NULL, -- nanoseconds since 1970
   TreeSize          BIGINT NOT NULL CHECK (TreeSize >= 0),
-  RootHash          BYTEA NOT NULL CHECK (length(RootHash) = 32),
+  RootHash          BYTEA NOT NULL,
   RootSignature     BYTEA NOT NULL,  -- the provider leaves it empty
   PRIMARY KEY (TreeId, TreeHeadTimestamp)
 );

@@ -29,8 +29,14 @@ func soundRoot(ctx context.Context, tx storage.ReadOnlyLogTreeTX) (root types.Lo
 	if err != nil {
 		return root, err
 	}
-	if err := root.UnmarshalBinary(slr.GetLogRoot()); err != nil || len(root.RootHash) != hashSize {
+	if err := root.UnmarshalBinary(slr.GetLogRoot()); err != nil {
 		return root, errNoRoot
+	}
+	if root.TreeSize == 0 && root.TimestampNanos == 0 && len(root.RootHash) == 0 {
+		// If that is a failure, the transaction is over.
+		if _, err := tx.GetLeavesByHash(ctx, [][]byte{{}}, false); err != nil {
+			return root, errors.Join(errNoRoot, err)
+		}
 	}
 	return root, nil
 }
@@ -81,7 +87,7 @@ func (s *Storage) checked(ctx context.Context, leaves []*trillian.LogLeaf, err e
 	return leaves, nil
 }
 
-// writer is a transaction of the provider's that writes, under the tree's lock.
+// writer is a transaction of the provider's that writes.
 type writer struct {
 	storage.LogTreeTX
 	s      *Storage
@@ -89,6 +95,7 @@ type writer struct {
 	uninit bool
 	root   types.LogRootV1 // the newest, this transaction's own included
 	rooted bool            // by this transaction
+	more   bool            // leaves are, perhaps, still in the queue
 	// broken is the first error of the database. Those who sequence report
 	// errors as text, which would hide what kind it is.
 	broken error
@@ -96,9 +103,9 @@ type writer struct {
 
 // transact runs f in a transaction. committing says that f was done, so that
 // the outcome is open if there is an error.
-func (s *Storage) transact(ctx context.Context, tree *trillian.Tree, f storage.LogTXFunc) (committing bool, err error) {
+func (s *Storage) transact(ctx context.Context, mode int, tree *trillian.Tree, f storage.LogTXFunc) (committing bool, err error) {
 	var x *writer
-	err = s.writing.ReadWriteTransaction(forWriting(ctx, tree.GetTreeId()), tree, func(ctx context.Context, tx storage.LogTreeTX) error {
+	err = s.writing.ReadWriteTransaction(claiming(ctx, mode, tree.GetTreeId()), tree, func(ctx context.Context, tx storage.LogTreeTX) error {
 		x = &writer{LogTreeTX: tx, s: s, treeID: tree.GetTreeId()}
 		var err error
 		if x.root, err = soundRoot(ctx, tx); errors.Is(err, storage.ErrTreeNeedsInit) {
@@ -152,6 +159,7 @@ func (x *writer) SetMerkleNodes(ctx context.Context, nodes []storagetree.Node) e
 
 func (x *writer) DequeueLeaves(ctx context.Context, limit int, cutoff time.Time) ([]*trillian.LogLeaf, error) {
 	leaves, err := x.LogTreeTX.DequeueLeaves(ctx, limit, cutoff)
+	x.more = len(leaves) >= limit
 	return leaves, x.note(err)
 }
 
