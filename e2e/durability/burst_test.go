@@ -43,7 +43,7 @@ type ledger struct {
 
 func newLedger(t *testing.T, i *e2etest.Instance) *ledger {
 	t.Helper()
-	verifier, err := keyless.NewVerifier(getRaw(t, i.URL+"/trust/trusted_root.json"), subject, i.URL+"/ci", true)
+	verifier, err := keyless.NewVerifier(getRaw(t, i.URL+"/trust/trusted_root.json"), subject, i.Origin(t)+"/ci", true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,9 +60,11 @@ func newLedger(t *testing.T, i *e2etest.Instance) *ledger {
 	return &ledger{instance: i, verifier: verifier, issuer: issuer, rekor: rekorLog(i), ct: ctLog(i)}
 }
 
-func (l *ledger) client(workers int) *keyless.Client {
-	token := keyless.SocketTokens(filepath.Join(l.instance.Dir, "run", "admin.sock"), subject, workers)
-	url := l.instance.URL
+func (l *ledger) client(workers int) *keyless.Client { return clientOf(l.instance, workers) }
+
+func clientOf(i *e2etest.Instance, workers int) *keyless.Client {
+	token := keyless.SocketTokens(filepath.Join(i.Dir, "run", "admin.sock"), subject, workers)
+	url := i.URL
 	return keyless.NewClient(keyless.Services{Fulcio: url, Rekor: url, TSA: url}, token, workers)
 }
 

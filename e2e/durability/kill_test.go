@@ -22,9 +22,9 @@ func escape(raw []byte) string { return url.QueryEscape(base64.StdEncoding.Encod
 // TestKillDuringBurst kills the process ten times while eight clients sign.
 // After each restart everything that was acknowledged must be there, provably,
 // and both logs must extend every tree head that anybody was shown.
-func TestKillDuringBurst(t *testing.T) {
-	i := e2etest.Quickstart(t)
-	i.Serve()
+func TestKillDuringBurst(t *testing.T) { e2etest.OnEngines(t, testKillDuringBurst) }
+
+func testKillDuringBurst(t *testing.T, i *e2etest.Instance) {
 	l := newLedger(t, i)
 	for round := range 10 {
 		enough := l.count() + 10 + rand.IntN(25)
@@ -65,9 +65,9 @@ func (l *ledger) rekorCLI(t *testing.T) {
 
 // TestSpentTokenStaysSpent: a token that bought a certificate before the power
 // failed buys none after.
-func TestSpentTokenStaysSpent(t *testing.T) {
-	i := e2etest.Quickstart(t)
-	i.Serve()
+func TestSpentTokenStaysSpent(t *testing.T) { e2etest.OnEngines(t, testSpentTokenStaysSpent) }
+
+func testSpentTokenStaysSpent(t *testing.T, i *e2etest.Instance) {
 	client := newLedger(t, i).client(1)
 	token := i.Token(t, subject)
 	client.Token = func(context.Context) (string, error) { return token, nil }

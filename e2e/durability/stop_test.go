@@ -26,9 +26,9 @@ import (
 
 // TestDrain: what was begun before SIGTERM is finished and kept, nothing new is
 // begun, and the process ends with exit code 0.
-func TestDrain(t *testing.T) {
-	i := e2etest.Quickstart(t)
-	i.Serve()
+func TestDrain(t *testing.T) { e2etest.OnEngines(t, testDrain) }
+
+func testDrain(t *testing.T, i *e2etest.Instance) {
 	l := newLedger(t, i)
 	body := proposedEntry(t)
 	slow := halfPost(t, i, body)

@@ -32,9 +32,9 @@ type desk struct {
 	cosign *e2etest.Program
 }
 
-func newDesk(t *testing.T) *desk {
+func newDesk(t *testing.T, i *e2etest.Instance) *desk {
 	t.Helper()
-	d := &desk{Instance: e2etest.Quickstart(t)}
+	d := &desk{Instance: i}
 	d.rekor = e2etest.NewProgram(t, stock.Path(t, stock.RekorCLI))
 	d.cosign = e2etest.NewProgram(t, stock.Path(t, stock.Cosign3))
 	d.cosign.OK(t, "initialize", "--mirror", d.URL+"/tuf", "--root", d.URL+"/tuf/1.root.json", "--root-checksum", d.RootSHA256)
@@ -67,8 +67,10 @@ func one(t *testing.T, said string) string {
 	return found[0]
 }
 
-func TestBlob(t *testing.T) {
-	d := newDesk(t)
+func TestBlob(t *testing.T) { e2etest.OnEngines(t, testBlob) }
+
+func testBlob(t *testing.T, i *e2etest.Instance) {
+	d := newDesk(t, i)
 	blob := d.signBlob(t, "searched for")
 	d.signBlob(t, "another")
 	entry := one(t, d.ask(t, "search", "--artifact", blob))
@@ -114,8 +116,10 @@ func TestBlob(t *testing.T) {
 
 // TestImage finds the signature and the attestation of an image by its digest:
 // both are DSSE envelopes about it.
-func TestImage(t *testing.T) {
-	d := newDesk(t)
+func TestImage(t *testing.T) { e2etest.OnEngines(t, testImage) }
+
+func testImage(t *testing.T, i *e2etest.Instance) {
+	d := newDesk(t, i)
 	app := e2etest.Distribution(t).Push(t, "team/app", "audited")
 	d.cosign.OK(t, "sign", "--identity-token", d.Token(t, subject), "--yes", app.Ref())
 	entry := one(t, d.ask(t, "search", "--sha", app.Digest.Hex))
@@ -138,8 +142,10 @@ func TestImage(t *testing.T) {
 
 // TestLogInfo has rekor-cli keep the tree head it saw and prove, as the log
 // grows, that each is an extension of the one before.
-func TestLogInfo(t *testing.T) {
-	d := newDesk(t)
+func TestLogInfo(t *testing.T) { e2etest.OnEngines(t, testLogInfo) }
+
+func testLogInfo(t *testing.T, i *e2etest.Instance) {
+	d := newDesk(t, i)
 	size := func() (n int64) {
 		said := d.ask(t, "loginfo", "--format", "json")
 		var info struct{ ActiveTreeSize int64 }
@@ -164,8 +170,10 @@ func TestLogInfo(t *testing.T) {
 
 // TestUpload logs a signature that no certificate stands behind: rekor-cli's
 // own way in.
-func TestUpload(t *testing.T) {
-	d := newDesk(t)
+func TestUpload(t *testing.T) { e2etest.OnEngines(t, testUpload) }
+
+func testUpload(t *testing.T, i *e2etest.Instance) {
+	d := newDesk(t, i)
 	artifact, signature, key := signed(t)
 	args := []string{"--type", "hashedrekord", "--pki-format", "x509", "--artifact", artifact, "--signature", signature, "--public-key", key}
 	entry := one(t, d.ask(t, append([]string{"upload"}, args...)...))

@@ -113,6 +113,7 @@ type Server struct {
 	bin, dir string
 	port     int
 	as       *syscall.Credential // nil: this process's user
+	renamed  bool                // in a user namespace, so that it is not root there
 	count    atomic.Int64
 
 	mu    sync.Mutex
@@ -141,7 +142,13 @@ func create() (_ *Server, err error) {
 		if s.as, err = someoneElse(); err != nil {
 			return nil, err
 		}
-		if err := os.Chown(dir, int(s.as.Uid), int(s.as.Gid)); err != nil {
+		err := os.Chown(dir, int(s.as.Uid), int(s.as.Gid))
+		if errors.Is(err, syscall.EINVAL) {
+			// In a user namespace that knows no other: one more, in which this user
+			// is not root.
+			s.as, s.renamed, err = nil, true, nil
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -234,6 +241,12 @@ func (s *Server) command(ctx context.Context, name string, args ...string) *exec
 	cmd.Dir = s.dir
 	cmd.Env = []string{"PATH=" + s.bin + ":" + os.Getenv("PATH"), "LC_ALL=C", "HOME=" + s.dir}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.as}
+	if s.renamed {
+		const someone = 1000
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: someone, HostID: 0, Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: someone, HostID: 0, Size: 1}}
+	}
 	return cmd
 }
 
