@@ -63,7 +63,7 @@ func TestReproducible(t *testing.T) {
 	var sums [][sha256.Size]byte
 	for _, dir := range []string{root, elsewhere} {
 		out := filepath.Join(t.TempDir(), "sigbox")
-		e2etest.Compile(t, dir, out, "./cmd/sigbox")
+		e2etest.Compile(t, dir, out, "./cmd/sigbox", "-trimpath")
 		data, err := os.ReadFile(out)
 		if err != nil {
 			t.Fatal(err)

@@ -48,8 +48,9 @@ func removeScratch() {
 
 var building sync.Mutex
 
-// Build compiles one of the product's programs as it is released (CGO off,
-// paths trimmed, no symbols) and returns its file. Running the built program is
+// Build compiles one of the product's programs as it is released (CGO off, no
+// symbols; only paths are not trimmed, so that the compiler's cache is shared
+// with go test's own builds) and returns its file. Running the built program is
 // a test of its own: two upstream servers that claim the same flag panic at
 // start.
 func Build(t testing.TB, program string) string {
@@ -67,7 +68,7 @@ func Build(t testing.TB, program string) string {
 	kept := filepath.Join(stock.CacheDir(t), fmt.Sprintf("product-%x", sha256.Sum256([]byte(root)))[:24], program)
 	lock := stock.LockBuilds(t)
 	defer lock.Close()
-	Compile(t, root, kept, "./cmd/"+program)
+	Compile(t, root, kept, "./cmd/"+program, "-ldflags=-s -w")
 	// A copy: another run may build while this one's tests go on.
 	data, err := os.ReadFile(kept)
 	if err != nil {
@@ -80,9 +81,10 @@ func Build(t testing.TB, program string) string {
 }
 
 // Compile compiles a program of the module at root.
-func Compile(t testing.TB, root, out, pkg string) {
+func Compile(t testing.TB, root, out, pkg string, flags ...string) {
 	t.Helper()
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, pkg)
+	args := append([]string{"build", "-o", out}, flags...)
+	cmd := exec.Command("go", append(args, pkg)...)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-buildvcs=false")
 	var said bytes.Buffer
