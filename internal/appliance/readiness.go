@@ -117,7 +117,7 @@ func (s *space) look() error {
 			errs = append(errs, fmt.Errorf("reading free space of %s: %w", filepath.Base(d), err))
 			continue
 		}
-		if free := int64(st.Bavail) * int64(st.Bsize); free < s.min {
+		if free := int64(st.Bavail) * st.Bsize; free < s.min {
 			errs = append(errs, fmt.Errorf("the disk of folder %s has %d MiB free, less than the %d MiB it must have", filepath.Base(d), free>>20, s.min>>20))
 		}
 	}
