@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sigbox/sigbox/internal/appliance"
+	"github.com/sigbox/sigbox/internal/audit"
 	"github.com/sigbox/sigbox/internal/cli"
 	"github.com/sigbox/sigbox/internal/logging"
 	"github.com/sigbox/sigbox/internal/state"
@@ -26,7 +27,7 @@ issuers and a TUF repository, all on one port and in one folder.`,
   sigboxd serve --dir /var/lib/sigbox`,
 	}
 	cmd.PersistentFlags().String("log-level", "info", "what to log: debug, info, warn or error")
-	cmd.AddCommand(quickstartCommand(), initCommand(), serveCommand(), statusCommand(), tokenCommand(), hashPasswordCommand(), versionCommand())
+	cmd.AddCommand(quickstartCommand(), initCommand(), serveCommand(), statusCommand(), tokenCommand(), auditCommand(), hashPasswordCommand(), versionCommand())
 	return cmd
 }
 
@@ -70,6 +71,10 @@ func explain(dir string, err error) error {
 		return usage("sigboxd serve --dir " + dir + " serves an instance that is there; a new one needs an empty folder")
 	case errors.Is(err, state.ErrNewer):
 		return usage("use the sigboxd that wrote it, or a newer one; going back is not possible")
+	case errors.Is(err, audit.ErrMissing):
+		return cli.Hint(err, "put the folder back from a backup; the record is never made anew")
+	case errors.Is(err, audit.ErrDamaged):
+		return &cli.Error{Code: cli.ExitNo, Err: err, Hint: "sigboxd audit verify --dir " + dir + " tells all that is wrong; then see docs/operations.md"}
 	case errors.Is(err, state.ErrLocked):
 		return cli.Hint(err, "sigboxd status --dir %s shows the one that runs", dir)
 	case errors.Is(err, appliance.ErrRequest):

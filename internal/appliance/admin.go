@@ -85,6 +85,7 @@ func (a *Appliance) adminHandler() http.Handler {
 		}
 		writeJSON(w, answer)
 	})
+	mux.Handle("GET "+ctPath+"/ct/v1/", a.ct) // to be read whatever stands before the origin
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)

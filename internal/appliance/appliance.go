@@ -68,6 +68,7 @@ type Appliance struct {
 	trust    *trust
 	ready    *readiness
 	server   *front.Server
+	ct       http.Handler
 	issuers  []string // that Fulcio trusts
 	chains   struct{ fulcio, tsa []*x509.Certificate }
 
@@ -107,7 +108,11 @@ func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Appliance, e
 	if a.lock, err = state.Acquire(dir); err != nil {
 		return nil, err
 	}
-	if a.audit, err = audit.Open(a.layout.audit()); err != nil {
+	if a.audit, err = audit.Open(a.auditOptions(instance.ID)); errors.Is(err, audit.ErrDamaged) {
+		// Nothing is signed that cannot be put on record. Reading needs none.
+		logger.Error("the audit record cannot be continued: serving what there is, signing nothing", "error", err)
+		a.audit = audit.Unusable(err)
+	} else if err != nil {
 		return nil, err
 	}
 	if err := a.open(ctx); err != nil {
@@ -212,6 +217,7 @@ func (a *Appliance) open(ctx context.Context) error {
 		return err
 	}
 
+	a.ct = ct.Handler()
 	a.watch()
 	routes := map[string]http.Handler{
 		"/api/v1/signingCert":         a.ready.writable(ca.Handler()),
@@ -290,10 +296,11 @@ func (a *Appliance) loadChains(signers map[string]crypto.Signer) error {
 // watch says what must hold for a signature to succeed.
 func (a *Appliance) watch() {
 	a.ready.space = &space{
-		dirs: []string{a.data(""), filepath.Dir(a.layout.audit())}, min: a.cfg.Limits.MinFreeBytes,
+		dirs: []string{a.data(""), a.layout.audit()}, min: a.cfg.Limits.MinFreeBytes,
 	}
 	a.ready.add("disk", a.ready.space.check)
-	a.ready.add("audit", func(context.Context) error { return a.audit.Err() })
+	a.ready.record = a.audit.Check
+	a.ready.add("audit", a.audit.Check)
 	a.ready.add("services", func(context.Context) error { return context.Cause(a.services.ctx) })
 	a.ready.add("fulcio", func(context.Context) error {
 		return chainCovers(a.chains.fulcio, time.Now(), certificateLifetime)
@@ -344,8 +351,8 @@ var ErrListen = errors.New("listening")
 // the origin drains first, storage closes last.
 func (a *Appliance) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, a.close()) }()
-	if err := a.audit.Append(ctx, audit.Event{Type: audit.Started, Service: "sigboxd", Fields: map[string]any{
-		"instance": a.instance.ID, "version": version.Get().Version,
+	if err := a.note(ctx, audit.Event{Type: audit.Started, Service: "sigboxd", Fields: map[string]any{
+		"version": version.Get().Version,
 	}}); err != nil {
 		return err
 	}
@@ -389,7 +396,17 @@ func (a *Appliance) Run(ctx context.Context) (err error) {
 		return cause
 	}
 	a.logger.Info("stopping", "cause", context.Cause(ctx))
-	return a.audit.Append(context.WithoutCancel(ctx), audit.Event{Type: audit.Stopped, Service: "sigboxd"})
+	return a.note(context.WithoutCancel(ctx), audit.Event{Type: audit.Stopped, Service: "sigboxd"})
+}
+
+// note records an event of the instance's own. A record that is damaged takes
+// none; /readyz says so, and what is there is served all the same.
+func (a *Appliance) note(ctx context.Context, e audit.Event) error {
+	err := a.audit.Append(ctx, e)
+	if errors.Is(err, audit.ErrDamaged) {
+		return nil
+	}
+	return err
 }
 
 // close ends what Open started, in reverse.

@@ -64,7 +64,7 @@ func Init(ctx context.Context, dir string, configuration []byte, now time.Time, 
 	}()
 
 	l := layout{dir, cfg}
-	for _, d := range []string{l.offline(""), l.key(""), l.cert(""), l.tuf(), l.data(""), l.rekor(), l.run(), filepath.Dir(l.audit())} {
+	for _, d := range []string{l.offline(""), l.key(""), l.cert(""), l.tuf(), l.data(""), l.rekor(), l.run(), l.audit()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return made, err
 		}
@@ -76,11 +76,14 @@ func Init(ctx context.Context, dir string, configuration []byte, now time.Time, 
 	if err != nil {
 		return made, err
 	}
-	if err := audit.Create(l.audit()); err != nil {
-		return made, fmt.Errorf("making audit record: %w", err)
-	}
 	made, err = l.makeLogs(ctx, logger)
 	if err != nil {
+		return made, err
+	}
+	id := make([]byte, 16)
+	rand.Read(id) // never fails, or the runtime ends the program
+	made.ID = hex.EncodeToString(id)
+	if err := audit.Create(l.auditOptions(made.ID)); err != nil {
 		return made, err
 	}
 	if err := rekor.Create(ctx, l.rekor()); err != nil {
@@ -100,9 +103,7 @@ func Init(ctx context.Context, dir string, configuration []byte, now time.Time, 
 		return made, fmt.Errorf("writing the tuf repository: %w", err)
 	}
 
-	id := make([]byte, 16)
-	rand.Read(id) // never fails, or the runtime ends the program
-	made.Schema, made.ID, made.Created = state.Schema, hex.EncodeToString(id), now.UTC().Truncate(time.Second)
+	made.Schema, made.Created = state.Schema, now.UTC().Truncate(time.Second)
 	made.URL, made.RootSHA256 = cfg.URL, repo.RootChecksum()
 	if err := syncTree(dir); err != nil {
 		return made, err

@@ -25,6 +25,7 @@ type Problem struct {
 type readiness struct {
 	checks []check
 	space  *space
+	record func(ctx context.Context) error // whether the audit record takes events
 }
 
 type check struct {
@@ -76,13 +77,20 @@ func healthHandler() http.Handler {
 }
 
 // writable lets a write through only while there is room to keep what it
-// promises; a full disk found half-way through a commit is too late.
+// promises, and to put it on record; a full disk found half-way through a commit
+// is too late.
 func (r *readiness) writable(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Method == http.MethodPost {
+			reason := ""
 			if err := r.space.check(req.Context()); err != nil {
+				reason = err.Error()
+			} else if r.record(req.Context()) != nil {
+				reason = "the audit record cannot be written"
+			}
+			if reason != "" {
 				w.Header().Set("Retry-After", "30")
-				front.Error(w, http.StatusServiceUnavailable, "nothing is signed for now: "+err.Error())
+				front.Error(w, http.StatusServiceUnavailable, "nothing is signed for now: "+reason)
 				return
 			}
 		}

@@ -330,3 +330,10 @@ func Adopt(o Options) (damage, err error) {
 	}
 	return damage, writeHead(headPath(o.Dir), head)
 }
+
+// End verifies the end of a record, as Open does, and returns it. The record may
+// be in use.
+func End(o Options) (Head, error) {
+	e, err := findEnd(o)
+	return e.head, err
+}

@@ -47,8 +47,9 @@ type Config struct {
 
 	Storage Storage `yaml:"storage,omitempty"`
 	Keys    Keys    `yaml:"keys,omitempty"`
-	// AuditFile is the record of certificates and entries. Default audit/audit.jsonl.
-	AuditFile string `yaml:"audit_file,omitempty"`
+	// AuditDir holds the record of certificates and entries, and nothing else.
+	// Default audit.
+	AuditDir string `yaml:"audit_dir,omitempty"`
 	// RunDir holds the sockets. Default run.
 	RunDir string `yaml:"run_dir,omitempty"`
 
@@ -335,7 +336,7 @@ func (c *Config) setDefaults() {
 		}
 	}
 	def(&c.Keys.PassphraseFile, "keys/passphrase")
-	def(&c.AuditFile, "audit/audit.jsonl")
+	def(&c.AuditDir, "audit")
 	def(&c.RunDir, "run")
 	on := true
 	def(&c.Log.SequenceOnWrite, &on)

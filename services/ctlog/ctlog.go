@@ -45,9 +45,9 @@ const (
 	// rpcDeadline bounds the work that one request may cause in the log server.
 	rpcDeadline = 30 * time.Second
 
-	// mergeDelay is the promise of RFC 6962 section 3 in seconds. Entries are
-	// sequenced as they are written; the day is for a restore or a repair.
-	mergeDelay = 24 * 60 * 60
+	// MergeDelay is the promise of RFC 6962 section 3. Entries are sequenced as
+	// they are written; the day is for a restore or a repair.
+	MergeDelay = 24 * time.Hour
 )
 
 // Config says which tree is served, and with what.
@@ -119,7 +119,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		PrivateKey:       key,
 		PublicKey:        &keyspb.PublicKey{Der: der},
 		ExtKeyUsages:     []string{"CodeSigning"},
-		MaxMergeDelaySec: mergeDelay,
+		MaxMergeDelaySec: int32(MergeDelay / time.Second),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ct log configuration: %w", err)
