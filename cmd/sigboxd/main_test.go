@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -39,6 +42,7 @@ func TestScripts(t *testing.T) {
 			"newer":   cmdNewer,
 			"get":     cmdGet,
 			"appears": cmdAppears,
+			"exits":   cmdExits,
 		},
 	})
 }
@@ -65,6 +69,14 @@ func cmdReady(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// cmdExits runs a command that must end with an exit code.
+func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
+	var exit *exec.ExitError
+	if err := ts.Exec(args[1], args[2:]...); !errors.As(err, &exit) || fmt.Sprint(exit.ExitCode()) != args[0] {
+		ts.Fatalf("%v, want exit code %s", err, args[0])
+	}
+}
+
 // cmdAppears waits for a file.
 func cmdAppears(ts *testscript.TestScript, neg bool, args []string) {
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
@@ -88,6 +100,9 @@ func cmdNewer(ts *testscript.TestScript, neg bool, args []string) {
 // cmdGet expects a status for GET URL.
 func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
 	resp, err := http.Get(args[1])
+	for deadline := time.Now().Add(time.Minute); errors.Is(err, syscall.ECONNREFUSED) && time.Now().Before(deadline); resp, err = http.Get(args[1]) {
+		time.Sleep(20 * time.Millisecond) // it is being started
+	}
 	ts.Check(err)
 	resp.Body.Close()
 	if got := fmt.Sprint(resp.StatusCode); got != args[0] {

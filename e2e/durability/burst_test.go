@@ -147,6 +147,7 @@ func (l *ledger) holds(t *testing.T) {
 	}
 	size, root = rekorHead(t, l.instance)
 	l.rekor.holds(t, size, root)
+	l.onRecord(t)
 }
 
 // holdsEntry finds an entry by its id and by the digest, with a proof that it
