@@ -107,9 +107,10 @@ func Open(dir, instance string) (*Folder, error) {
 }
 
 // Path is the file of a log's anchor.
-func (f *Folder) Path(tree int64) string { return path(f.dir, tree) }
+func (f *Folder) Path(tree int64) string { return Path(f.dir, tree) }
 
-func path(dir string, tree int64) string {
+// Path is the file of a log's anchor in a folder.
+func Path(dir string, tree int64) string {
 	return filepath.Join(dir, fmt.Sprintf("tree-%d.anchor", tree))
 }
 
@@ -218,21 +219,26 @@ func (f *Folder) Adopt(tree int64, root Root, now time.Time) error {
 	return err
 }
 
-// Close gives the folder free.
+// Close gives the folder free. It may be called twice.
 func (f *Folder) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.lock == nil {
+		return nil
+	}
+	lock := f.lock
+	f.lock = nil
 	var errs []error
 	for _, a := range f.files {
 		errs = append(errs, a.f.Close())
 	}
 	f.files = nil
-	return errors.Join(append(errs, f.lock.Close())...)
+	return errors.Join(append(errs, lock.Close())...)
 }
 
 // Read returns an anchor without taking its folder, for somebody who only wants to know.
 func Read(dir, instance string, tree int64) (State, error) {
-	a, err := openFile(path(dir, tree), os.O_RDONLY, instance, tree)
+	a, err := openFile(Path(dir, tree), os.O_RDONLY, instance, tree)
 	if err != nil {
 		return State{}, err
 	}

@@ -1,10 +1,15 @@
 package verify
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/google/trillian/types"
+	"github.com/transparency-dev/merkle/proof"
+	"github.com/transparency-dev/merkle/rfc6962"
 )
 
 // stepBytes is how much one read of a file takes.
@@ -26,8 +31,8 @@ type Result struct {
 // computed.
 func Recent(ctx context.Context, src Source, leaves uint64, budget time.Duration) (Result, error) {
 	begun := time.Now()
-	head, findings, err := src.Head(ctx)
-	r := Result{Size: head.TreeSize, Root: head.RootHash, Findings: named(src, findings)}
+	head, findings, err := headOf(ctx, src)
+	r := Result{Size: head.TreeSize, Root: head.RootHash, Findings: findings}
 	if err != nil || len(findings) > 0 || len(head.RootHash) == 0 {
 		return r, err
 	}
@@ -62,10 +67,23 @@ func Recent(ctx context.Context, src Source, leaves uint64, budget time.Duration
 	return r, nil
 }
 
+func headOf(ctx context.Context, src Source) (types.LogRootV1, []Finding, error) {
+	head, findings, err := src.Head(ctx)
+	if errors.Is(err, ErrUnreadable) {
+		findings, err = append(findings, About(File, "%v", err)), nil
+	}
+	return head, named(src, findings), err
+}
+
 // All computes the whole log anew, as it is now. progress, if set, is told how many leaves are done.
 func All(ctx context.Context, src Source, progress func(done, size uint64)) (Result, error) {
-	head, findings, err := src.Head(ctx)
-	r := Result{Size: head.TreeSize, Root: head.RootHash, Findings: named(src, findings)}
+	return Paced(ctx, src, progress, func(int) error { return ctx.Err() })
+}
+
+// Paced is All for somebody with time: pace is told how many bytes were read since it was called last. Its error ends the pass.
+func Paced(ctx context.Context, src Source, progress func(done, size uint64), pace func(bytes int) error) (Result, error) {
+	head, findings, err := headOf(ctx, src)
+	r := Result{Size: head.TreeSize, Root: head.RootHash, Findings: findings}
 	if err != nil {
 		return r, err
 	}
@@ -74,22 +92,18 @@ func All(ctx context.Context, src Source, progress func(done, size uint64)) (Res
 		return r, err
 	}
 	for w.Next() < head.TreeSize && !w.Over() {
-		if err := ctx.Err(); err != nil {
-			return r, err
-		}
 		n, err := w.Step(ctx, head.TreeSize, stepBytes)
+		r.Bytes += int64(n)
+		if err == nil {
+			err = pace(n)
+		}
 		if err != nil {
 			return r, err
 		}
-		r.Bytes += int64(n)
 		if progress != nil {
 			progress(w.Next(), head.TreeSize)
 		}
 	}
-	return finish(ctx, src, w, head, r)
-}
-
-func finish(ctx context.Context, src Source, w *Walk, head types.LogRootV1, r Result) (Result, error) {
 	if len(head.RootHash) > 0 {
 		if err := w.CompareRoot(head.TreeSize, head.RootHash); err != nil {
 			return r, err
@@ -98,11 +112,39 @@ func finish(ctx context.Context, src Source, w *Walk, head types.LogRootV1, r Re
 	r.Leaves = w.Next()
 	r.Findings = append(r.Findings, w.Findings...)
 	if len(r.Findings) < MaxFindings {
-		rest, err := src.Rest(ctx, head.TreeSize, func(int) error { return ctx.Err() })
+		rest, err := src.Rest(ctx, head.TreeSize, pace)
+		r.Findings = append(r.Findings, named(src, rest)...)
 		if err != nil {
 			return r, err
 		}
-		r.Findings = append(r.Findings, named(src, rest)...)
 	}
 	return r, nil
+}
+
+// Extends proves that a tree has grown out of an older one of the same log: that the older root is reproduced by what is stored.
+func Extends(ctx context.Context, src Source, oldSize uint64, oldRoot []byte, size uint64, root []byte) error {
+	if oldSize == 0 {
+		// Every tree grows out of the empty one.
+		if !bytes.Equal(oldRoot, rfc6962.DefaultHasher.EmptyRoot()) {
+			return fmt.Errorf("%x is not the root of the empty tree", oldRoot)
+		}
+		return nil
+	}
+	needed, err := proof.Consistency(oldSize, size)
+	if err != nil {
+		return err
+	}
+	hashes, err := src.Nodes(ctx, needed.IDs)
+	if err != nil {
+		return err
+	}
+	for i, h := range hashes {
+		if h == nil {
+			return fmt.Errorf("%w: node %d at level %d is missing", ErrUnreadable, needed.IDs[i].Index, needed.IDs[i].Level)
+		}
+	}
+	if hashes, err = needed.Rehash(hashes, rfc6962.DefaultHasher.HashChildren); err != nil {
+		return err
+	}
+	return proof.VerifyConsistency(rfc6962.DefaultHasher, oldSize, size, hashes, oldRoot, root)
 }
