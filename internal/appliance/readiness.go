@@ -76,11 +76,16 @@ func healthHandler() http.Handler {
 }
 
 // writable lets a write through only while there is room to keep what it
-// promises; a full disk found half-way through a commit is too late.
-func (r *readiness) writable(h http.Handler) http.Handler {
+// promises, as a full disk found half-way through a commit is too late, and
+// while nothing else speaks against it.
+func (r *readiness) writable(h http.Handler, against ...func() error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Method == http.MethodPost {
-			if err := r.space.check(req.Context()); err != nil {
+			err := r.space.check(req.Context())
+			for _, check := range against {
+				err = errors.Join(err, check())
+			}
+			if err != nil {
 				w.Header().Set("Retry-After", "30")
 				front.Error(w, http.StatusServiceUnavailable, "nothing is signed for now: "+err.Error())
 				return

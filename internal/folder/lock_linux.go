@@ -49,15 +49,8 @@ func lock(dir string, write bool) (*os.File, error) {
 
 func take(f *os.File, dir string, write bool) error {
 	if write {
-		var st unix.Statfs_t
-		if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
-			return fmt.Errorf("reading the file system of %s: %w", dir, err)
-		}
-		if err := checkFilesystem(int64(uint32(st.Type))); err != nil {
-			return fmt.Errorf("%s: %w", dir, err)
-		}
-		if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
-			return fmt.Errorf("%s: %w: %w", dir, ErrReadOnly, err)
+		if err := Check(dir); err != nil {
+			return err
 		}
 	}
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
@@ -72,6 +65,21 @@ func take(f *os.File, dir string, write bool) error {
 func checkFilesystem(magic int64) error {
 	if name, ok := remoteFilesystems[magic]; ok {
 		return fmt.Errorf("%w (%s)", ErrNetwork, name)
+	}
+	return nil
+}
+
+// Check tells whether Lock would take the folder if nobody had it.
+func Check(dir string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("reading the file system of %s: %w", dir, err)
+	}
+	if err := checkFilesystem(int64(uint32(st.Type))); err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+		return fmt.Errorf("%s: %w: %w", dir, ErrReadOnly, err)
 	}
 	return nil
 }

@@ -14,3 +14,6 @@ func Lock(string) (*os.File, error) { return nil, errUnsupported }
 
 // LockToRead fails for the same reason.
 func LockToRead(string) (*os.File, error) { return nil, errUnsupported }
+
+// Check fails for the same reason.
+func Check(string) error { return errUnsupported }
