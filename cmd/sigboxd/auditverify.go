@@ -78,7 +78,7 @@ func printAudit(w io.Writer, r appliance.AuditReport) error {
 	for _, d := range r.Damage {
 		line("damage", "%s", d)
 	}
-	list := func(k string, f appliance.Findings) {
+	list := func(k string, f appliance.AuditFindings) {
 		for _, d := range f.List {
 			at := ""
 			if d.Serial != "" {

@@ -27,7 +27,8 @@ issuers and a TUF repository, all on one port and in one folder.`,
   sigboxd serve --dir /var/lib/sigbox`,
 	}
 	cmd.PersistentFlags().String("log-level", "info", "what to log: debug, info, warn or error")
-	cmd.AddCommand(quickstartCommand(), initCommand(), serveCommand(), statusCommand(), tokenCommand(), auditCommand(), hashPasswordCommand(), versionCommand())
+	cmd.AddCommand(quickstartCommand(), initCommand(), serveCommand(), statusCommand(), doctorCommand(), tokenCommand(), verifyLogsCommand(),
+		anchorCommand(), auditCommand(), hashPasswordCommand(), versionCommand())
 	return cmd
 }
 
@@ -77,8 +78,16 @@ func explain(dir string, err error) error {
 		return &cli.Error{Code: cli.ExitNo, Err: err, Hint: "sigboxd audit verify --dir " + dir + " tells all that is wrong; then see docs/operations.md"}
 	case errors.Is(err, state.ErrLocked):
 		return cli.Hint(err, "sigboxd status --dir %s shows the one that runs", dir)
+	case errors.Is(err, appliance.ErrInUse):
+		return cli.Hint(err, "is a copy of this instance running, perhaps from another folder? one of the two must never be started again")
+	case errors.Is(err, appliance.ErrNotLocal):
+		return usage("storage.dir and storage.anchor_dir in sigbox.yaml must be on a local file system")
+	case errors.Is(err, appliance.ErrOlderRoot):
+		return &cli.Error{Code: cli.ExitNo, Err: err, Hint: "the anchor can be read and has a newer root: put the newer files of the log back"}
 	case errors.Is(err, appliance.ErrRequest):
 		return usage("sigboxd token --help")
+	case errors.Is(err, appliance.ErrNoLog):
+		return usage("the logs are ctlog and rekor")
 	case errors.Is(err, appliance.ErrConfig):
 		return usage("see docs/configuration.md")
 	case errors.Is(err, appliance.ErrListen):

@@ -69,6 +69,17 @@ func printStatus(w io.Writer, st appliance.Status) error {
 	}
 	for _, l := range st.Logs {
 		line("log "+l.Name, "%d entries, root %s", l.Size, l.Root)
+		if l.Frozen != nil {
+			line("frozen "+l.Name, "%s", l.Frozen.Reason)
+		}
+		line("anchor "+l.Name, "%d entries, root %s", l.Anchor.Size, l.Anchor.Root)
+		if s := l.Scrub; s != nil {
+			done := "no pass completed yet"
+			if s.Passes > 0 {
+				done = fmt.Sprintf("%d passes, the last of %d entries at %s", s.Passes, s.CompletedSize, s.Completed.Format(time.RFC3339))
+			}
+			line("scrub "+l.Name, "%d of %d entries; %s", s.Leaves, s.Size, done)
+		}
 	}
 	for _, i := range st.Issuers {
 		line("issuer", "%s", i)

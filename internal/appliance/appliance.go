@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -131,10 +130,9 @@ func (a *Appliance) open(ctx context.Context) error {
 		return err
 	}
 
-	a.logs, err = trillian.New(ctx, trillian.Config{
-		Dir: a.layout.logs(), SocketDir: a.run(), SequenceOnWrite: *a.cfg.Log.SequenceOnWrite,
-		SequenceInterval: a.cfg.Log.SequenceInterval, Logger: a.named("trillian"), Metrics: a.registry,
-	})
+	logs := a.logsConfig(a.instance, a.named("trillian"))
+	logs.Metrics = a.registry
+	a.logs, err = trillian.New(ctx, logs)
 	if err != nil {
 		return fmt.Errorf("opening log storage: %w", err)
 	}
@@ -159,7 +157,7 @@ func (a *Appliance) open(ctx context.Context) error {
 
 	ct, err := ctlog.New(ctx, ctlog.Config{
 		TreeID: a.instance.CTTree, Signer: signers[keyCT], Roots: a.chains.fulcio[len(a.chains.fulcio)-1:],
-		Log: a.logs.Client(), Dir: a.run(), Logger: a.named("ctlog"),
+		Log: a.logs.Client(), Dir: a.run(), Logger: a.named("ctlog"), Frozen: a.frozen(a.instance.CTTree),
 	})
 	if err != nil {
 		return fmt.Errorf("opening the ct log: %w", err)
@@ -187,7 +185,7 @@ func (a *Appliance) open(ctx context.Context) error {
 	log, err := rekor.New(ctx, rekor.Config{
 		TreeID: a.instance.RekorTree, Signer: signers[keyRekor], Hostname: hostname(a.cfg.URL),
 		TrillianAddress: address, TrillianPort: port, Dir: a.layout.rekor(), MaxBodyBytes: a.cfg.Rekor.MaxBodyBytes,
-		Audit: a.audit.Append, Logger: a.named("rekor"), Metrics: a.registry,
+		Audit: a.audit.Append, Logger: a.named("rekor"), Metrics: a.registry, Frozen: a.frozen(a.instance.RekorTree),
 	})
 	if err != nil {
 		return fmt.Errorf("opening rekor: %w", err)
@@ -219,21 +217,25 @@ func (a *Appliance) open(ctx context.Context) error {
 
 	a.ct = ct.Handler()
 	a.watch()
+	// Without the CT log no certificate could be issued: that is said before a
+	// one-time token is spent.
+	issue := a.ready.writable(ca.Handler(), a.frozen(a.instance.CTTree))
 	routes := map[string]http.Handler{
-		"/api/v1/signingCert":         a.ready.writable(ca.Handler()),
-		"/api/v1/rootCert":            ca.Handler(),
-		"/api/v2/":                    a.ready.writable(ca.Handler()),
-		"/api/v1/log":                 log.Handler(),
-		"/api/v1/log/":                a.ready.writable(log.Handler()),
-		"/api/v1/index/retrieve":      log.Handler(),
-		"/api/v1/timestamp":           stamps.Handler(),
-		"/api/v1/timestamp/certchain": stamps.Handler(),
-		ctPath + "/ct/v1/":            a.ready.writable(ct.Handler()),
-		ciPath + "/":                  a.ci.Handler(),
-		tufPath + "/":                 a.trust.tufHandler(),
-		trustPath + "/":               a.trust.trustHandler(map[string][]byte{"ca.pem": pki.Encode(a.chains.fulcio...), "tsa.pem": pki.Encode(a.chains.tsa...)}),
-		"/healthz":                    healthHandler(),
-		"/readyz":                     a.ready.readyHandler(),
+		"/api/v1/signingCert":          issue,
+		"/api/v1/rootCert":             ca.Handler(),
+		"/api/v2/":                     issue,
+		"/api/v1/log":                  log.Handler(),
+		"/api/v1/log/":                 a.ready.writable(log.Handler()),
+		"/api/v1/log/entries/retrieve": log.Handler(), // a POST that reads
+		"/api/v1/index/retrieve":       log.Handler(),
+		"/api/v1/timestamp":            stamps.Handler(),
+		"/api/v1/timestamp/certchain":  stamps.Handler(),
+		ctPath + "/ct/v1/":             a.ready.writable(ct.Handler()),
+		ciPath + "/":                   a.ci.Handler(),
+		tufPath + "/":                  a.trust.tufHandler(),
+		trustPath + "/":                a.trust.trustHandler(map[string][]byte{"ca.pem": pki.Encode(a.chains.fulcio...), "tsa.pem": pki.Encode(a.chains.tsa...)}),
+		"/healthz":                     healthHandler(),
+		"/readyz":                      a.ready.readyHandler(),
 	}
 	if people != nil {
 		routes[peoplePath+"/"] = people
@@ -296,7 +298,7 @@ func (a *Appliance) loadChains(signers map[string]crypto.Signer) error {
 // watch says what must hold for a signature to succeed.
 func (a *Appliance) watch() {
 	a.ready.space = &space{
-		dirs: []string{a.data(""), a.layout.audit()}, min: a.cfg.Limits.MinFreeBytes,
+		dirs: []string{a.data(""), a.layout.audit(), a.anchors()}, min: a.cfg.Limits.MinFreeBytes,
 	}
 	a.ready.add("disk", a.ready.space.check)
 	a.ready.record = a.audit.Check
@@ -307,12 +309,19 @@ func (a *Appliance) watch() {
 	})
 	a.ready.add("tsa", func(context.Context) error { return chainCovers(a.chains.tsa, time.Now(), 0) })
 	a.ready.add("tuf", func(context.Context) error { return a.trust.problem(time.Now()) })
-	for name, id := range map[string]int64{"ctlog": a.instance.CTTree, "rekor": a.instance.RekorTree} {
-		a.ready.add(name, func(ctx context.Context) error {
-			_, _, err := a.logs.Size(ctx, id)
-			return err
+	for _, log := range logsOf(a.instance) {
+		a.ready.add(log.name, func(ctx context.Context) error {
+			if _, _, err := a.logs.Size(ctx, log.tree); err != nil {
+				return err
+			}
+			return a.logs.Frozen(log.tree)
 		})
 	}
+}
+
+// frozen tells why nothing may be signed for a log, if so.
+func (a *Appliance) frozen(tree int64) func() error {
+	return func() error { return a.logs.Frozen(tree) }
 }
 
 func (a *Appliance) compose(routes map[string]http.Handler) (err error) {
@@ -438,11 +447,9 @@ func (a *Appliance) Status(ctx context.Context) Status {
 		Version: version.Get().Version, PID: os.Getpid(), Started: a.started.UTC(), RootSHA256: a.instance.RootSHA256,
 		Quickstart: a.cfg.Quickstart, Issuers: a.issuers,
 	}
-	for _, log := range []LogSize{{Name: "ctlog", TreeID: a.instance.CTTree}, {Name: "rekor", TreeID: a.instance.RekorTree}} {
-		size, root, err := a.logs.Size(ctx, log.TreeID)
-		if err == nil { // or else it is among the problems
-			log.Size, log.Root = size, hex.EncodeToString(root)
-			st.Logs = append(st.Logs, log)
+	for _, log := range logsOf(a.instance) {
+		if state, err := a.logs.State(log.tree); err == nil { // or else it is among the problems
+			st.Logs = append(st.Logs, logStatus(log, state))
 		}
 	}
 	for _, e := range a.trust.Repository().Expiries() {

@@ -49,6 +49,14 @@ func AskStatus(ctx context.Context, dir string) (Status, error) {
 		ID: instance.ID, URL: instance.URL, RootSHA256: instance.RootSHA256, Quickstart: l.cfg.Quickstart,
 		Problems: []Problem{{"process", ErrNotRunning.Error()}},
 	}
+	if st.Logs, err = readLogs(ctx, l, instance); err != nil {
+		st.Problems = append(st.Problems, Problem{"logs", err.Error()})
+	}
+	for _, log := range st.Logs {
+		if log.Frozen != nil {
+			st.Problems = append(st.Problems, Problem{log.Name, log.Frozen.Reason})
+		}
+	}
 	repo, err := tuf.Load(l.tuf())
 	if err != nil {
 		st.Problems = append(st.Problems, Problem{"tuf", err.Error()})

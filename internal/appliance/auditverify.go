@@ -38,12 +38,12 @@ type AuditReport struct {
 	// NeverIssued are precertificates in the log that were announced in the
 	// record, and whose certificate did not leave: the process died in between, or
 	// the client had gone, or it is being issued right now. They are no difference.
-	NeverIssued Findings `json:"never_issued"`
+	NeverIssued AuditFindings `json:"never_issued"`
 	// Pending are certificates on record which the log has promised to take and
 	// has not taken yet. It happens only without sequencing on write.
-	Pending Findings `json:"pending"`
+	Pending AuditFindings `json:"pending"`
 	// Differences are what should not be.
-	Differences Findings `json:"differences"`
+	Differences AuditFindings `json:"differences"`
 	// Entries is what the record says of the signature log.
 	Entries EntriesReport `json:"entries"`
 }
@@ -57,24 +57,24 @@ type EntriesReport struct {
 	Unrecorded uint64 `json:"unrecorded"`
 }
 
-// Findings are a number of things of which the first are listed.
-type Findings struct {
-	Count uint64    `json:"count"`
-	List  []Finding `json:"list,omitempty"`
+// AuditFindings are a number of things of which the first are listed.
+type AuditFindings struct {
+	Count uint64         `json:"count"`
+	List  []AuditFinding `json:"list,omitempty"`
 }
 
 // maxFindings bounds each list of a report.
 const maxFindings = 100
 
-func (f *Findings) add(serial string, seq uint64, entry int64, format string, args ...any) {
+func (f *AuditFindings) add(serial string, seq uint64, entry int64, format string, args ...any) {
 	f.Count++
 	if len(f.List) < maxFindings {
-		f.List = append(f.List, Finding{Serial: serial, Seq: seq, Entry: entry, What: fmt.Sprintf(format, args...)})
+		f.List = append(f.List, AuditFinding{Serial: serial, Seq: seq, Entry: entry, What: fmt.Sprintf(format, args...)})
 	}
 }
 
-// Finding is one certificate, or one entry of the signature log.
-type Finding struct {
+// AuditFinding is one certificate, or one entry of the signature log.
+type AuditFinding struct {
 	Serial string `json:"serial,omitempty"` // hexadecimal
 	Seq    uint64 `json:"seq,omitempty"`    // in the record; 0: none
 	Entry  int64  `json:"entry"`            // index in the log; -1: none
@@ -178,7 +178,7 @@ func (l layout) openLogs(ctx context.Context, instance state.Instance) (_ ctlog.
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	logs, err := trillian.New(ctx, trillian.Config{Dir: l.logs(), SocketDir: l.run(), Logger: slog.New(slog.DiscardHandler)})
+	logs, err := trillian.New(ctx, l.logsConfig(instance, slog.New(slog.DiscardHandler)))
 	if err != nil {
 		return nil, nil, nil, errors.Join(fmt.Errorf("opening log storage: %w", err), lock.Release())
 	}

@@ -64,6 +64,9 @@ func Init(ctx context.Context, dir string, configuration []byte, now time.Time, 
 	}()
 
 	l := layout{dir, cfg}
+	id := make([]byte, 16)
+	rand.Read(id) // never fails, or the runtime ends the program
+	made.ID = hex.EncodeToString(id)
 	for _, d := range []string{l.offline(""), l.key(""), l.cert(""), l.tuf(), l.data(""), l.rekor(), l.run(), l.audit()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return made, err
@@ -76,13 +79,17 @@ func Init(ctx context.Context, dir string, configuration []byte, now time.Time, 
 	if err != nil {
 		return made, err
 	}
-	made, err = l.makeLogs(ctx, logger)
-	if err != nil {
+	if err := l.claimAnchors(); err != nil {
 		return made, err
 	}
-	id := make([]byte, 16)
-	rand.Read(id) // never fails, or the runtime ends the program
-	made.ID = hex.EncodeToString(id)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, removeContents(l.anchors()))
+		}
+	}()
+	if err := l.makeLogs(ctx, &made, logger); err != nil {
+		return made, err
+	}
 	if err := audit.Create(l.auditOptions(made.ID)); err != nil {
 		return made, err
 	}
@@ -105,7 +112,7 @@ func Init(ctx context.Context, dir string, configuration []byte, now time.Time, 
 
 	made.Schema, made.Created = state.Schema, now.UTC().Truncate(time.Second)
 	made.URL, made.RootSHA256 = cfg.URL, repo.RootChecksum()
-	if err := syncTree(dir); err != nil {
+	if err := errors.Join(syncTree(dir), syncTree(l.anchors())); err != nil {
 		return made, err
 	}
 	return made, made.Save(dir)
@@ -117,6 +124,9 @@ var ErrConfig = errors.New("configuration")
 // removeContents undoes an init that failed. The folder was empty before.
 func removeContents(dir string) error {
 	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	for _, e := range entries {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
 	}
@@ -142,23 +152,45 @@ func (l layout) readOrMakePassphrase() (keys.Passphrase, error) {
 	return p, p.WriteFile(l.passphrase())
 }
 
-func (l layout) makeLogs(ctx context.Context, logger *slog.Logger) (made state.Instance, err error) {
-	cfg := trillian.Config{Dir: l.logs(), SocketDir: l.run(), Logger: logger}
+// claimAnchors takes the anchors' folder, which may be outside of the instance's
+// own.
+func (l layout) claimAnchors() error {
+	entries, err := os.ReadDir(l.anchors())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("making anchors: %w", err)
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("%s, where the anchors would be: %w", l.anchors(), state.ErrExists)
+	}
+	return nil
+}
+
+// logsConfig is about the logs' storage.
+func (l layout) logsConfig(instance state.Instance, logger *slog.Logger) trillian.Config {
+	return trillian.Config{
+		Dir: l.logs(), AnchorDir: l.anchors(), Instance: instance.ID, SocketDir: l.run(), SequenceOnWrite: *l.cfg.Log.SequenceOnWrite,
+		SequenceInterval: l.cfg.Log.SequenceInterval, ScrubRate: l.cfg.Log.ScrubBytesPerSecond, ScrubInterval: l.cfg.Log.ScrubInterval,
+		Logger: logger,
+	}
+}
+
+func (l layout) makeLogs(ctx context.Context, made *state.Instance, logger *slog.Logger) (err error) {
+	cfg := l.logsConfig(*made, logger)
 	if err := trillian.Create(ctx, cfg); err != nil {
-		return made, fmt.Errorf("making log storage: %w", err)
+		return fmt.Errorf("making log storage: %w", err)
 	}
 	logs, err := trillian.New(ctx, cfg)
 	if err != nil {
-		return made, fmt.Errorf("opening log storage: %w", err)
+		return fmt.Errorf("opening log storage: %w", err)
 	}
 	defer func() { err = errors.Join(err, logs.Close()) }()
 	if made.CTTree, err = logs.CreateLog(ctx, trillian.LogOptions{Name: "ctlog", MaxRootDuration: l.cfg.Log.CTMaxRootAge}); err != nil {
-		return made, fmt.Errorf("making the ct log: %w", err)
+		return fmt.Errorf("making the ct log: %w", err)
 	}
 	if made.RekorTree, err = logs.CreateLog(ctx, trillian.LogOptions{Name: "rekor"}); err != nil {
-		return made, fmt.Errorf("making rekor's log: %w", err)
+		return fmt.Errorf("making rekor's log: %w", err)
 	}
-	return made, nil
+	return nil
 }
 
 // makeTrust makes every key and certificate and the repository that vouches

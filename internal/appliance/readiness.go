@@ -77,20 +77,21 @@ func healthHandler() http.Handler {
 }
 
 // writable lets a write through only while there is room to keep what it
-// promises, and to put it on record; a full disk found half-way through a commit
-// is too late.
-func (r *readiness) writable(h http.Handler) http.Handler {
+// promises, and to put it on record, as a full disk found half-way through a
+// commit is too late, and while nothing else speaks against it.
+func (r *readiness) writable(h http.Handler, against ...func() error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Method == http.MethodPost {
-			reason := ""
-			if err := r.space.check(req.Context()); err != nil {
-				reason = err.Error()
-			} else if r.record(req.Context()) != nil {
-				reason = "the audit record cannot be written"
+			err := r.space.check(req.Context())
+			for _, check := range against {
+				err = errors.Join(err, check())
 			}
-			if reason != "" {
+			if err == nil && r.record(req.Context()) != nil {
+				err = errors.New("the audit record cannot be written")
+			}
+			if err != nil {
 				w.Header().Set("Retry-After", "30")
-				front.Error(w, http.StatusServiceUnavailable, "nothing is signed for now: "+reason)
+				front.Error(w, http.StatusServiceUnavailable, "nothing is signed for now: "+err.Error())
 				return
 			}
 		}

@@ -83,6 +83,10 @@ type Storage struct {
 	// Dir holds the databases. A local file system: network file systems are
 	// refused. Default data.
 	Dir string `yaml:"dir,omitempty"`
+	// AnchorDir holds the anchors: the newest published root of each log, by which
+	// an older copy of the databases is told. A local folder of this instance's own,
+	// best on another volume than dir. Default anchor.
+	AnchorDir string `yaml:"anchor_dir,omitempty"`
 }
 
 // Keys says where the online keys are.
@@ -104,6 +108,11 @@ type Log struct {
 	// CTMaxRootAge is the age at which an idle CT log's tree head is signed
 	// anew. Default 1h.
 	CTMaxRootAge time.Duration `yaml:"ct_max_root_age,omitempty"`
+	// ScrubBytesPerSecond is how fast the background scrub reads, which computes
+	// both logs anew from their entries. Default 1 MiB.
+	ScrubBytesPerSecond int64 `yaml:"scrub_bytes_per_second,omitempty"`
+	// ScrubInterval is the time between two passes of it. Default 1h.
+	ScrubInterval time.Duration `yaml:"scrub_interval,omitempty"`
 }
 
 // Fulcio is about the certificate authority.
@@ -329,6 +338,7 @@ func (c *Config) setDefaults() {
 	def(&c.Operator, "sigbox")
 	def(&c.Storage.Engine, "sqlite")
 	def(&c.Storage.Dir, "data")
+	def(&c.Storage.AnchorDir, "anchor")
 	def(&c.Keys.Dir, "keys")
 	if cred := os.Getenv("CREDENTIALS_DIRECTORY"); c.Keys.PassphraseFile == "" && cred != "" {
 		if p := filepath.Join(cred, "passphrase"); fileExists(p) {
@@ -342,6 +352,8 @@ func (c *Config) setDefaults() {
 	def(&c.Log.SequenceOnWrite, &on)
 	def(&c.Log.SequenceInterval, time.Second)
 	def(&c.Log.CTMaxRootAge, time.Hour)
+	def(&c.Log.ScrubBytesPerSecond, 1<<20)
+	def(&c.Log.ScrubInterval, time.Hour)
 	def(&c.Rekor.MaxBodyBytes, 8<<20)
 	def(&c.CI.DefaultTTL, 10*time.Minute)
 	def(&c.CI.MaxTTL, time.Hour)
@@ -406,9 +418,16 @@ func (c *Config) validate() error {
 	if c.Storage.Engine != "sqlite" {
 		bad("storage.engine %q is not known: sqlite", c.Storage.Engine)
 	}
+	if data, anchors := c.Path(c.Storage.Dir), c.Path(c.Storage.AnchorDir); anchors == data || strings.HasPrefix(anchors, data+string(filepath.Separator)) {
+		bad("storage.anchor_dir %q is in storage.dir: a copy of the one that is put back would put the other back too", c.Storage.AnchorDir)
+	}
+	if c.Log.ScrubBytesPerSecond < 1<<10 {
+		bad("log.scrub_bytes_per_second %d is less than 1024", c.Log.ScrubBytesPerSecond)
+	}
 	positive := map[string]time.Duration{
 		"log.sequence_interval": c.Log.SequenceInterval, "log.ct_max_root_age": c.Log.CTMaxRootAge,
-		"ci.default_ttl": c.CI.DefaultTTL, "ci.max_ttl": c.CI.MaxTTL,
+		"log.scrub_interval": c.Log.ScrubInterval,
+		"ci.default_ttl":     c.CI.DefaultTTL, "ci.max_ttl": c.CI.MaxTTL,
 		"limits.drain_timeout": c.Limits.DrainTimeout, "tuf.check_interval": c.TUF.CheckInterval,
 	}
 	for name, d := range positive {

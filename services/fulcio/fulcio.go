@@ -172,13 +172,25 @@ func (s *Service) Run(ctx context.Context) error {
 		}
 		local.Go(func() { until(ctx, func() error { _, err := v.discovered(ctx); return err }) })
 	}
-	local.Go(func() { until(ctx, func() error { _, err := s.log.GetSTH(ctx); return err }) })
+	local.Go(func() { until(ctx, func() error { return s.logAnswers(ctx) }) })
 	local.Wait()
 	if ctx.Err() == nil {
 		s.once.Do(func() { close(s.ready) })
 	}
 	s.refusals.run(ctx, func(err error) { s.logger.ErrorContext(ctx, "refusals are not on record", "error", err) })
 	return nil
+}
+
+// logAnswers asks for a tree head, whose signature the client verifies. A log
+// that is there and signs nothing at present is an answer too: certificates are
+// refused then, one by one.
+func (s *Service) logAnswers(ctx context.Context) error {
+	_, err := s.log.GetSTH(ctx)
+	var refused jsonclient.RspError
+	if errors.As(err, &refused) && refused.StatusCode == http.StatusServiceUnavailable {
+		return nil
+	}
+	return err
 }
 
 // until tries every 50 ms until it works or ctx is done.

@@ -69,6 +69,10 @@ type Config struct {
 	// Audit records each entry before its answer leaves. An error withholds the
 	// answer.
 	Audit audit.Func
+	// Frozen, if set, is asked before each signature. An error is the reason why
+	// nothing may be signed for the tree: it is then served to be read, without
+	// promises and checkpoints.
+	Frozen func() error
 	// Logger takes upstream's warnings and errors too.
 	Logger *slog.Logger
 	// Metrics registers the service's own metrics. Default nowhere. Upstream
@@ -104,6 +108,9 @@ type Service struct {
 func New(ctx context.Context, cfg Config) (*Service, error) {
 	if cfg.MaxBodyBytes == 0 {
 		cfg.MaxBodyBytes = DefaultMaxBodyBytes
+	}
+	if cfg.Frozen == nil {
+		cfg.Frozen = func() error { return nil }
 	}
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("rekor: %w", err)

@@ -56,7 +56,7 @@ func (b *lockedBuffer) String() string {
 func config(t testing.TB) Config {
 	dir := t.TempDir()
 	return Config{
-		Dir: filepath.Join(dir, "logs"), SocketDir: filepath.Join(dir, "run"),
+		Dir: filepath.Join(dir, "logs"), AnchorDir: filepath.Join(dir, "anchor"), Instance: "instance", SocketDir: filepath.Join(dir, "run"),
 		SequenceOnWrite: true, SequenceInterval: 20 * time.Millisecond,
 		Logger:  slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Metrics: registry,
