@@ -24,6 +24,7 @@ const (
 type Restoration struct {
 	t      *tree
 	replay *backup.Replay
+	has    *stmt
 	x      *tx
 	leaves int
 	bytes  int
@@ -60,7 +61,11 @@ func (s *Storage) Restore(description []byte) (*Restoration, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Restoration{t: t, replay: backup.NewReplay(id)}, nil
+	r := &Restoration{t: t, replay: backup.NewReplay(id)}
+	if r.has, err = t.writer.c.prepare("SELECT 1 FROM hashes WHERE prefix = ?1 LIMIT 1"); err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 // Tree is the tree's id.
@@ -122,6 +127,19 @@ func (r *Restoration) Finish(ctx context.Context, at uint64) error {
 		r.x = r.t.newTX(nil)
 	}
 	return r.commit(at)
+}
+
+// Has tells whether there is a leaf of this hash. Eight bytes of it are compared, which is enough where nothing is promised of the answer.
+func (r *Restoration) Has(hash []byte) (bool, error) {
+	if len(hash) != hashSize {
+		return false, nil
+	}
+	r.has.bindInt(1, prefix(hash))
+	row, err := r.has.step()
+	if row {
+		r.has.reset()
+	}
+	return row, err
 }
 
 // Close gives up what is not committed.
