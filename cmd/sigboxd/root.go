@@ -26,7 +26,7 @@ issuers and a TUF repository, all on one port and in one folder.`,
   sigboxd serve --dir /var/lib/sigbox`,
 	}
 	cmd.PersistentFlags().String("log-level", "info", "what to log: debug, info, warn or error")
-	cmd.AddCommand(quickstartCommand(), initCommand(), serveCommand(), statusCommand(), doctorCommand(), tokenCommand(), verifyLogsCommand(), anchorCommand(), hashPasswordCommand(), versionCommand())
+	cmd.AddCommand(quickstartCommand(), initCommand(), serveCommand(), statusCommand(), doctorCommand(), tokenCommand(), verifyLogsCommand(), anchorCommand(), backupCommand(), restoreCommand(), hashPasswordCommand(), versionCommand())
 	return cmd
 }
 

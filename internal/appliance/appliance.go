@@ -64,7 +64,11 @@ type Appliance struct {
 	services *services
 	logs     *trillian.Service
 	ci       *issuer.CI
+	people   *issuer.People // nil where nobody could sign in
+	rekorLog *rekor.Service
 	trust    *trust
+	writes   writes
+	copying  sync.Mutex // held while a backup is made
 	ready    *readiness
 	server   *front.Server
 	issuers  []string // that Fulcio trusts
@@ -185,6 +189,7 @@ func (a *Appliance) open(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("opening rekor: %w", err)
 	}
+	a.rekorLog = log
 	if err := a.services.start("rekor", log); err != nil {
 		return err
 	}
@@ -318,6 +323,9 @@ func (a *Appliance) frozen(tree int64) func() error {
 }
 
 func (a *Appliance) compose(routes map[string]http.Handler) (err error) {
+	for path, h := range routes {
+		routes[path] = a.writes.track(h)
+	}
 	cfg := front.Config{
 		Routes: routes, MaxBodyBytes: max(maxBody, a.cfg.Rekor.MaxBodyBytes), MaxInFlight: a.cfg.Limits.MaxInFlight,
 		MaxQueued: a.cfg.Limits.MaxQueued, DrainTimeout: a.cfg.Limits.DrainTimeout, Logger: a.named("front"), Metrics: a.registry,
@@ -390,6 +398,9 @@ func (a *Appliance) Run(ctx context.Context) (err error) {
 	err = a.server.Run(frontCtx, a.Listener)
 	stop(nil)
 	side.Wait()
+	// A backup under way has lost its reader; it ends before what it reads is closed.
+	a.copying.Lock()
+	defer a.copying.Unlock()
 	a.Listener, a.admin, a.metrics = nil, nil, nil
 	if err != nil {
 		return err
@@ -428,7 +439,7 @@ func (a *Appliance) Status(ctx context.Context) Status {
 	st := Status{
 		Running: true, Ready: len(problems) == 0, Problems: problems, ID: a.instance.ID, URL: a.cfg.URL,
 		Version: version.Get().Version, PID: os.Getpid(), Started: a.started.UTC(), RootSHA256: a.instance.RootSHA256,
-		Quickstart: a.cfg.Quickstart, Issuers: a.issuers,
+		Quickstart: a.cfg.Quickstart, Issuers: a.issuers, Epoch: a.instance.Epoch,
 	}
 	for _, log := range logsOf(a.instance) {
 		if state, err := a.logs.State(log.tree); err == nil { // or else it is among the problems
