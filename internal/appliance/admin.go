@@ -33,6 +33,8 @@ type Status struct {
 	Quickstart bool        `json:"quickstart,omitempty"`
 	// Epoch counts how often the instance was restored from a backup.
 	Epoch int `json:"epoch"`
+	// Archive is known while an instance runs that has one.
+	Archive *ArchiveStatus `json:"archive,omitempty"`
 }
 
 // Expiry is a date after which something stops being believed.

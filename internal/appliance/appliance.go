@@ -48,6 +48,11 @@ const (
 // cover it.
 const certificateLifetime = 10 * time.Minute
 
+// versionsPerEpoch is how many versions of the TUF metadata that is signed online
+// a restored instance leaves out: clients may have seen some that are lost, and
+// refuse lower ones.
+const versionsPerEpoch = 1_000_000
+
 // maxBody bounds any request body that has no bound of its own, in bytes.
 const maxBody = 1 << 20
 
@@ -68,6 +73,7 @@ type Appliance struct {
 	rekorLog *rekor.Service
 	trust    *trust
 	writes   writes
+	archiver *archiver  // nil without an archive
 	copying  sync.Mutex // held while a backup is made
 	ready    *readiness
 	server   *front.Server
@@ -108,6 +114,9 @@ func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Appliance, e
 		}
 	}()
 	if a.lock, err = state.Acquire(dir); err != nil {
+		return nil, err
+	}
+	if err := a.checkEpoch(instance); err != nil {
 		return nil, err
 	}
 	if a.audit, err = audit.Open(a.layout.audit()); err != nil {
@@ -185,6 +194,7 @@ func (a *Appliance) open(ctx context.Context) error {
 		TreeID: a.instance.RekorTree, Signer: signers[keyRekor], Hostname: hostname(a.cfg.URL),
 		TrillianAddress: address, TrillianPort: port, Dir: a.layout.rekor(), MaxBodyBytes: a.cfg.Rekor.MaxBodyBytes,
 		Audit: a.audit.Append, Logger: a.named("rekor"), Metrics: a.registry, Frozen: a.frozen(a.instance.RekorTree),
+		Outbox: a.archive() != "",
 	})
 	if err != nil {
 		return fmt.Errorf("opening rekor: %w", err)
@@ -211,10 +221,14 @@ func (a *Appliance) open(ctx context.Context) error {
 	if sum := a.trust.Repository().RootChecksum(); sum != a.instance.RootSHA256 {
 		return fmt.Errorf("the first TUF root has SHA-256 %s, but the instance was made with %s: clients would refuse it", sum, a.instance.RootSHA256)
 	}
+	a.trust.atLeast = int64(a.instance.Epoch) * versionsPerEpoch
 	if err := a.services.start("tuf", a.trust); err != nil {
 		return err
 	}
 
+	if err := a.startArchive(ctx); err != nil {
+		return err
+	}
 	a.watch()
 	// Without the CT log no certificate could be issued: that is said before a
 	// one-time token is spent.
@@ -440,6 +454,9 @@ func (a *Appliance) Status(ctx context.Context) Status {
 		Running: true, Ready: len(problems) == 0, Problems: problems, ID: a.instance.ID, URL: a.cfg.URL,
 		Version: version.Get().Version, PID: os.Getpid(), Started: a.started.UTC(), RootSHA256: a.instance.RootSHA256,
 		Quickstart: a.cfg.Quickstart, Issuers: a.issuers, Epoch: a.instance.Epoch,
+	}
+	if a.archiver != nil {
+		st.Archive = a.archiver.status()
 	}
 	for _, log := range logsOf(a.instance) {
 		if state, err := a.logs.State(log.tree); err == nil { // or else it is among the problems

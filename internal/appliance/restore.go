@@ -83,6 +83,9 @@ type RestoredLog struct {
 	Missing uint64 `json:"missing"`
 }
 
+// ErrStillRuns means that the instance that a backup is of has its anchors open.
+var ErrStillRuns = errors.New("the instance still runs, and this would be a clone of it")
+
 // ErrWrongInstance means that what is to be restored together is not of one instance.
 var ErrWrongInstance = errors.New("it is another instance's")
 
@@ -139,6 +142,9 @@ type restorer struct {
 	instance state.Instance
 	plans    map[int64]*plan
 	order    []*plan
+	// anchors is the folder that has survived, and epoch what it says.
+	anchors string
+	epoch   int
 }
 
 // Restore makes an instance in dir, which must be empty or missing, from a backup. It verifies the backup before it writes anything. A log
@@ -299,7 +305,7 @@ func (r *restorer) follow(ctx context.Context, p *plan) error {
 var errGap = errors.New("the archive does not follow on the backup")
 
 // findPublished looks for the roots that were published last.
-func (r *restorer) findPublished(dir string) error {
+func (r *restorer) findPublished(dir string) (err error) {
 	cfg, err := config.Parse(r.config, dir)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrConfig, err)
@@ -307,6 +313,21 @@ func (r *restorer) findPublished(dir string) error {
 	where := r.opts.Anchor
 	if where == "" {
 		where = layout{dir, cfg}.anchors()
+	}
+	// Whoever has the folder is the instance that would be cloned.
+	taken, err := anchor.Open(where, r.m.Instance)
+	switch {
+	case err == nil:
+		defer func() { err = errors.Join(err, taken.Close()) }()
+		if r.epoch, err = anchor.Epoch(where); err != nil {
+			return err
+		}
+		r.anchors = where
+	case errors.Is(err, anchor.ErrMissing) && r.opts.Anchor == "":
+	case errors.Is(err, ErrInUse):
+		return fmt.Errorf("%w: %w", ErrStillRuns, err)
+	default:
+		return err
 	}
 	for _, p := range r.order {
 		st, err := anchor.Read(where, r.m.Instance, p.Tree)
@@ -380,8 +401,17 @@ func (r *restorer) write(ctx context.Context, dir string) (done Restored, err er
 	if err := syncTree(dir); err != nil {
 		return done, err
 	}
-	r.instance.Epoch = r.m.Epoch + 1
+	r.instance.Epoch = max(r.m.Epoch, r.epoch) + 1
 	done.Epoch = r.instance.Epoch
+	// From here on the instance that this was made from is refused, wherever it still has these anchors.
+	for _, d := range []string{r.anchors, l.anchors()} {
+		if d == "" {
+			continue
+		}
+		if err := anchor.SetEpoch(d, r.instance.Epoch); err != nil {
+			return done, err
+		}
+	}
 	return done, r.instance.Save(dir)
 }
 
@@ -556,10 +586,32 @@ func (r *restorer) writeFiles(ctx context.Context, l layout, files []part, done 
 	if sum := parsed.RootChecksum(); sum != r.instance.RootSHA256 {
 		return fmt.Errorf("restoring the tuf repository: the first root has SHA-256 %s, the instance was made with %s", sum, r.instance.RootSHA256)
 	}
+	if parsed, err = r.newest(parsed); err != nil {
+		return fmt.Errorf("restoring the tuf repository: %w", err)
+	}
 	if err := tuf.Save(l.tuf(), parsed); err != nil {
 		return fmt.Errorf("restoring the tuf repository: %w", err)
 	}
 	return r.writeKeys(l, files, done)
+}
+
+// newest is the archive's TUF repository if it is newer than the backup's.
+func (r *restorer) newest(repo *tuf.Repository) (*tuf.Repository, error) {
+	if r.opts.Archive == "" {
+		return repo, nil
+	}
+	archived, err := tuf.Load(filepath.Join(r.opts.Archive, archiveTUF))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return repo, nil
+	case err != nil:
+		return nil, err
+	case archived.RootChecksum() != repo.RootChecksum():
+		return nil, fmt.Errorf("that in the archive has another first root: %w", ErrWrongInstance)
+	case archived.Version() < repo.Version():
+		return repo, nil
+	}
+	return archived, nil
 }
 
 // writeKeys encrypts the keys with the passphrase that the new instance has, or is given now.

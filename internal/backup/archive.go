@@ -19,8 +19,10 @@ import (
 // sort in the order of the log; those of the search index are numbered. Segments are only ever appended to.
 const (
 	archiveName = "archive.json"
-	segmentSize = 64 << 20
-	indexStem   = "index"
+	// completeName is there once the archive has what the search index had before it.
+	completeName = "index.complete"
+	segmentSize  = 64 << 20
+	indexStem    = "index"
 )
 
 // identity is what archive.json says.
@@ -64,7 +66,7 @@ func CheckArchive(dir, instance string) error {
 type Archive struct {
 	dir  string
 	lock *os.File
-	// Fresh says that the archive lacks what the search index had before it.
+	// Fresh says that the archive may lack what the search index had before it.
 	Fresh bool
 	logs  map[int64]*appender
 	index *appender
@@ -88,7 +90,6 @@ func OpenArchive(dir, instance string, trees ...int64) (_ *Archive, err error) {
 		return nil, err
 	}
 	if len(entries) == 0 {
-		a.Fresh = true
 		data, err := json.Marshal(identity{Format, instance})
 		if err != nil {
 			return nil, err
@@ -107,9 +108,26 @@ func OpenArchive(dir, instance string, trees ...int64) (_ *Archive, err error) {
 	if a.index, err = openAppender(dir, indexStem); err != nil {
 		return nil, err
 	}
-	// What was cut off the index may have been taken out of its outbox. A power cut leaves nothing like it: that was fsynced.
-	a.Fresh = a.Fresh || a.index.cut || a.index.name == ""
+	_, err = os.Lstat(filepath.Join(dir, completeName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	// What was cut off the index may have been taken out of its outbox.
+	a.Fresh = err != nil || a.index.cut
 	return a, nil
+}
+
+// Complete says whether the archive has all that the search index had before it, durably.
+func (a *Archive) Complete(is bool) error {
+	path := filepath.Join(a.dir, completeName)
+	a.Fresh = !is
+	if is {
+		return durable.WriteFile(path, nil, 0o600)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return durable.SyncDir(a.dir)
 }
 
 // Last is the newest root that is in the archive; its size is zero if there is none.

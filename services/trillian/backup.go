@@ -12,6 +12,7 @@ import (
 
 	"github.com/sigbox/sigbox/internal/backup"
 	"github.com/sigbox/sigbox/services/trillian/sqlite"
+	"github.com/sigbox/sigbox/services/trillian/verify"
 )
 
 // exportLeaves is how many leaves are asked for at a time; the storage bounds their bytes.
@@ -130,4 +131,14 @@ func (r *Restoration) Close() error {
 		l.Close()
 	}
 	return r.store.Close()
+}
+
+// RootAt computes the root that a log had at a size, from stored nodes.
+func (s *Service) RootAt(ctx context.Context, treeID int64, size uint64) (root []byte, err error) {
+	src, err := s.engine.Source(treeID)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	return verify.RootAt(ctx, src, size)
 }
