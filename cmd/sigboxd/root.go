@@ -28,7 +28,7 @@ issuers and a TUF repository, all on one port and in one folder.`,
 	}
 	cmd.PersistentFlags().String("log-level", "info", "what to log: debug, info, warn or error")
 	cmd.AddCommand(quickstartCommand(), initCommand(), serveCommand(), statusCommand(), doctorCommand(), tokenCommand(), verifyLogsCommand(),
-		anchorCommand(), auditCommand(), hashPasswordCommand(), versionCommand())
+		anchorCommand(), auditCommand(), backupCommand(), restoreCommand(), hashPasswordCommand(), versionCommand())
 	return cmd
 }
 

@@ -31,6 +31,10 @@ type Status struct {
 	Expiries   []Expiry    `json:"expiries,omitempty"`
 	Issuers    []string    `json:"issuers,omitempty"`
 	Quickstart bool        `json:"quickstart,omitempty"`
+	// Epoch counts how often the instance was restored from a backup.
+	Epoch int `json:"epoch"`
+	// Archive is known while an instance runs that has one.
+	Archive *ArchiveStatus `json:"archive,omitempty"`
 }
 
 // Expiry is a date after which something stops being believed.
@@ -63,6 +67,7 @@ func (a *Appliance) adminHandler() http.Handler {
 		writeJSON(w, a.Status(r.Context()))
 	})
 	mux.HandleFunc("POST /verify-logs", a.serveVerify)
+	mux.HandleFunc("POST /backup", a.serveBackup)
 	mux.HandleFunc("POST /token", func(w http.ResponseWriter, r *http.Request) {
 		var req TokenRequest
 		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4<<10))

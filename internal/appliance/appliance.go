@@ -48,6 +48,11 @@ const (
 // cover it.
 const certificateLifetime = 10 * time.Minute
 
+// versionsPerEpoch is how many versions of the TUF metadata that is signed online
+// a restored instance leaves out: clients may have seen some that are lost, and
+// refuse lower ones.
+const versionsPerEpoch = 1_000_000
+
 // maxBody bounds any request body that has no bound of its own, in bytes.
 const maxBody = 1 << 20
 
@@ -64,7 +69,12 @@ type Appliance struct {
 	services *services
 	logs     *trillian.Service
 	ci       *issuer.CI
+	people   *issuer.People // nil where nobody could sign in
+	rekorLog *rekor.Service
 	trust    *trust
+	writes   writes
+	archiver *archiver  // nil without an archive
+	copying  sync.Mutex // held while a backup is made
 	ready    *readiness
 	server   *front.Server
 	ct       http.Handler
@@ -105,6 +115,9 @@ func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Appliance, e
 		}
 	}()
 	if a.lock, err = state.Acquire(dir); err != nil {
+		return nil, err
+	}
+	if err := a.checkEpoch(instance); err != nil {
 		return nil, err
 	}
 	if a.audit, err = audit.Open(a.auditOptions(instance.ID)); errors.Is(err, audit.ErrDamaged) {
@@ -186,10 +199,12 @@ func (a *Appliance) open(ctx context.Context) error {
 		TreeID: a.instance.RekorTree, Signer: signers[keyRekor], Hostname: hostname(a.cfg.URL),
 		TrillianAddress: address, TrillianPort: port, Dir: a.layout.rekor(), MaxBodyBytes: a.cfg.Rekor.MaxBodyBytes,
 		Audit: a.audit.Append, Logger: a.named("rekor"), Metrics: a.registry, Frozen: a.frozen(a.instance.RekorTree),
+		Outbox: a.archive() != "",
 	})
 	if err != nil {
 		return fmt.Errorf("opening rekor: %w", err)
 	}
+	a.rekorLog = log
 	if err := a.services.start("rekor", log); err != nil {
 		return err
 	}
@@ -211,11 +226,15 @@ func (a *Appliance) open(ctx context.Context) error {
 	if sum := a.trust.Repository().RootChecksum(); sum != a.instance.RootSHA256 {
 		return fmt.Errorf("the first TUF root has SHA-256 %s, but the instance was made with %s: clients would refuse it", sum, a.instance.RootSHA256)
 	}
+	a.trust.atLeast = int64(a.instance.Epoch) * versionsPerEpoch
 	if err := a.services.start("tuf", a.trust); err != nil {
 		return err
 	}
 
 	a.ct = ct.Handler()
+	if err := a.startArchive(ctx); err != nil {
+		return err
+	}
 	a.watch()
 	// Without the CT log no certificate could be issued: that is said before a
 	// one-time token is spent.
@@ -325,6 +344,9 @@ func (a *Appliance) frozen(tree int64) func() error {
 }
 
 func (a *Appliance) compose(routes map[string]http.Handler) (err error) {
+	for path, h := range routes {
+		routes[path] = a.writes.track(h)
+	}
 	cfg := front.Config{
 		Routes: routes, MaxBodyBytes: max(maxBody, a.cfg.Rekor.MaxBodyBytes), MaxInFlight: a.cfg.Limits.MaxInFlight,
 		MaxQueued: a.cfg.Limits.MaxQueued, DrainTimeout: a.cfg.Limits.DrainTimeout, Logger: a.named("front"), Metrics: a.registry,
@@ -397,6 +419,9 @@ func (a *Appliance) Run(ctx context.Context) (err error) {
 	err = a.server.Run(frontCtx, a.Listener)
 	stop(nil)
 	side.Wait()
+	// A backup under way has lost its reader; it ends before what it reads is closed.
+	a.copying.Lock()
+	defer a.copying.Unlock()
 	a.Listener, a.admin, a.metrics = nil, nil, nil
 	if err != nil {
 		return err
@@ -445,7 +470,10 @@ func (a *Appliance) Status(ctx context.Context) Status {
 	st := Status{
 		Running: true, Ready: len(problems) == 0, Problems: problems, ID: a.instance.ID, URL: a.cfg.URL,
 		Version: version.Get().Version, PID: os.Getpid(), Started: a.started.UTC(), RootSHA256: a.instance.RootSHA256,
-		Quickstart: a.cfg.Quickstart, Issuers: a.issuers,
+		Quickstart: a.cfg.Quickstart, Issuers: a.issuers, Epoch: a.instance.Epoch,
+	}
+	if a.archiver != nil {
+		st.Archive = a.archiver.status()
 	}
 	for _, log := range logsOf(a.instance) {
 		if state, err := a.logs.State(log.tree); err == nil { // or else it is among the problems

@@ -46,7 +46,7 @@ func AskStatus(ctx context.Context, dir string) (Status, error) {
 		return st, err
 	}
 	st = Status{
-		ID: instance.ID, URL: instance.URL, RootSHA256: instance.RootSHA256, Quickstart: l.cfg.Quickstart,
+		ID: instance.ID, URL: instance.URL, RootSHA256: instance.RootSHA256, Quickstart: l.cfg.Quickstart, Epoch: instance.Epoch,
 		Problems: []Problem{{"process", ErrNotRunning.Error()}},
 	}
 	if st.Logs, err = readLogs(ctx, l, instance); err != nil {

@@ -51,6 +51,7 @@ func (l layout) tuf() string                { return filepath.Join(l.dir, tufDir
 func (l layout) data(name string) string    { return filepath.Join(l.cfg.Path(l.cfg.Storage.Dir), name) }
 func (l layout) logs() string               { return l.data("logs") }
 func (l layout) anchors() string            { return l.cfg.Path(l.cfg.Storage.AnchorDir) }
+func (l layout) archive() string            { return l.cfg.Path(l.cfg.Storage.ArchiveDir) }
 func (l layout) rekor() string              { return l.data("rekor") }
 func (l layout) issuer() string             { return l.data("issuer") }
 func (l layout) run() string                { return l.cfg.Path(l.cfg.RunDir) }

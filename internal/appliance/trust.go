@@ -22,6 +22,7 @@ type trust struct {
 	dir                 string
 	snapshot, timestamp crypto.Signer
 	interval            time.Duration
+	atLeast             int64 // version of what is signed online
 	logger              *slog.Logger
 	ready               chan struct{}
 	once                sync.Once
@@ -85,7 +86,7 @@ func (t *trust) Run(ctx context.Context) error {
 
 func (t *trust) renew() {
 	prev := t.Repository()
-	next, err := prev.Renew(time.Now(), tuf.Renewal{Snapshot: []crypto.Signer{t.snapshot}, Timestamp: []crypto.Signer{t.timestamp}})
+	next, err := prev.Renew(time.Now(), tuf.Renewal{Snapshot: []crypto.Signer{t.snapshot}, Timestamp: []crypto.Signer{t.timestamp}, AtLeast: t.atLeast})
 	if err == nil && next != prev {
 		// Saved before it is served: a version that clients have seen is never
 		// forgotten.

@@ -87,6 +87,11 @@ type Storage struct {
 	// an older copy of the databases is told. A local folder of this instance's own,
 	// best on another volume than dir. Default anchor.
 	AnchorDir string `yaml:"anchor_dir,omitempty"`
+	// ArchiveDir is an existing folder to which the entries of both logs, their rows
+	// of the search index and the TUF repository are appended within a second, so
+	// that a restored backup can be rolled forward. A local folder of this instance's
+	// own on another volume than dir. Default: no archive.
+	ArchiveDir string `yaml:"archive_dir,omitempty"`
 }
 
 // Keys says where the online keys are.
@@ -420,6 +425,9 @@ func (c *Config) validate() error {
 	}
 	if data, anchors := c.Path(c.Storage.Dir), c.Path(c.Storage.AnchorDir); anchors == data || strings.HasPrefix(anchors, data+string(filepath.Separator)) {
 		bad("storage.anchor_dir %q is in storage.dir: a copy of the one that is put back would put the other back too", c.Storage.AnchorDir)
+	}
+	if data, archive := c.Path(c.Storage.Dir), c.Path(c.Storage.ArchiveDir); archive != "" && (archive == data || strings.HasPrefix(archive, data+string(filepath.Separator))) {
+		bad("storage.archive_dir %q is in storage.dir: what damages the one would damage the other", c.Storage.ArchiveDir)
 	}
 	if c.Log.ScrubBytesPerSecond < 1<<10 {
 		bad("log.scrub_bytes_per_second %d is less than 1024", c.Log.ScrubBytesPerSecond)

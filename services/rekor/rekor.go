@@ -66,6 +66,9 @@ type Config struct {
 	Dir string
 	// MaxBodyBytes bounds a request's body. Default DefaultMaxBodyBytes.
 	MaxBodyBytes int64
+	// Outbox keeps a copy of what is added to the search index for an archive, which
+	// takes it with Service.Outbox.
+	Outbox bool
 	// Audit records each entry before its answer leaves. An error withholds the
 	// answer.
 	Audit audit.Func
@@ -96,6 +99,8 @@ type Service struct {
 	metrics metrics
 	large   chan struct{}
 	timeout time.Duration
+
+	freshOutbox bool
 
 	ready     chan struct{}
 	readyOnce sync.Once
@@ -174,6 +179,9 @@ func (c Config) publicKey() (key *ecdsa.PublicKey, present bool) {
 func (s *Service) open(ctx context.Context) error {
 	var err error
 	if s.store, err = store.Open(ctx, filepath.Join(s.cfg.Dir, indexFile)); err != nil {
+		return err
+	}
+	if err := s.openOutbox(ctx); err != nil {
 		return err
 	}
 	if s.metrics, err = newMetrics(s.cfg.Metrics); err != nil {
