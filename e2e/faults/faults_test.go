@@ -115,7 +115,7 @@ func planned(seen calls, sample *stage) []point {
 	families := []family{
 		{"kill", 20, kills},
 		{"sigkill", 22, injections(seen, "SIGKILL", "signal=SIGKILL", "", straced...)},
-		{"eio", 18, injections(seen, "EIO", "error=EIO", "", straced...)},
+		{"eio", 18, injections(seen, "EIO", "error=EIO", "", failing...)},
 		{"enospc", 8, injections(seen, "ENOSPC from then on", "error=ENOSPC", "+", "pwrite64")},
 		{"space", 6, spaces(volumes)},
 		{"wal", 8, damages(sample, "write-ahead log", isWAL, wounds)},

@@ -60,6 +60,8 @@ func (s *stage) judge(refusal *regexp.Regexp, readyLimit time.Duration) (verdict
 	s.kill()
 	var b *broken
 	switch {
+	case err != nil && s.ledger.contradicted != nil: // the worst that can be said
+		return fork, s.ledger.contradicted.Error()
 	case err == nil:
 		return kept, ""
 	case errors.As(err, &b):
@@ -201,6 +203,9 @@ func (s *stage) examineRekor(ctx context.Context, client *signer, refusal *regex
 		return err
 	}
 	newest := slices.Max(slices.Collect(maps.Keys(l.rekor)))
+	if now, err := rekorHead(ctx, client.HTTP, s.url, l.keys); err == nil && now.size < newest {
+		return breaks(lost, "rekor: a tree of %d is shown, and one of %d was published", now.size, newest)
+	}
 	var leaves [][32]byte
 	byUUID := map[string]keyless.LogEntry{}
 	for index := uint64(0); index < newest; index++ {
@@ -283,6 +288,9 @@ func (s *signer) search(ctx context.Context, digest [32]byte) ([]string, error) 
 func (s *stage) examineCT(ctx context.Context, client *signer, refusal *regexp.Regexp) error {
 	l := s.ledger
 	newest := slices.Max(slices.Collect(maps.Keys(l.ct)))
+	if now, err := ctHead(ctx, client.HTTP, s.url, l.keys); err == nil && now.size < newest {
+		return breaks(lost, "ct log: a tree of %d is shown, and one of %d was published", now.size, newest)
+	}
 	var leaves [][32]byte
 	for uint64(len(leaves)) < newest {
 		var answer struct {

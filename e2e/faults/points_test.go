@@ -38,7 +38,7 @@ type point struct {
 var (
 	behind  = regexp.MustCompile(`(?i)anchor|older|behind|damaged|missing|not a file of this storage`)
 	damaged = regexp.MustCompile(`(?i)damaged|malformed|corrupt|not a database|not a file of this storage|anchor|checksum|missing|bit`)
-	inUse   = regexp.MustCompile(`(?i)in use|locked|another process|address already`)
+	inUse   = regexp.MustCompile(`(?i)in use|locked|another process|another sigboxd|address already`)
 )
 
 // A family is a kind of fault with all its points.
