@@ -38,7 +38,9 @@ var (
 	// A machine that runs other tests at the same time is not held to two
 	// seconds; the long run is.
 	readyLimit = flag.Duration("ready", 20*time.Second, "how soon an instance must be ready after a fault")
-	lanes      = flag.Int("lanes", 2, "how many instances are struck at the same time")
+	// To compile the product with another standard library takes minutes.
+	clock = flag.Bool("clock", false, "step the clock, too")
+	lanes = flag.Int("lanes", 2, "how many instances are struck at the same time")
 )
 
 func TestMain(m *testing.M) {
@@ -74,7 +76,11 @@ func TestFaults(t *testing.T) {
 	var outcomes []outcome
 	var mu sync.Mutex
 	var done atomic.Int64
-	plan := planned(seen, sample)
+	var stepping *e2etest.Program
+	if *clock {
+		stepping = buildStepping(t)
+	}
+	plan := planned(seen, sample, stepping)
 	root := t.TempDir()
 	var work sync.WaitGroup
 	for i, sc := range scenes {
@@ -105,7 +111,7 @@ func TestFaults(t *testing.T) {
 }
 
 // planned is as many points as were asked for, of each kind its share.
-func planned(seen calls, sample *stage) []point {
+func planned(seen calls, sample *stage, stepping *e2etest.Program) []point {
 	var volumes []string
 	for _, v := range []string{"data", "audit", "anchor", "tuf"} {
 		if info, err := os.Stat(sample.path(v)); err == nil && info.IsDir() {
@@ -125,6 +131,9 @@ func planned(seen calls, sample *stage) []point {
 		{"putback", 3, putBack},
 		{"clone", 1, clones},
 		{"burst", 1, bursts},
+	}
+	if stepping != nil {
+		families = append(families, family{"clock", 2, steps(stepping)})
 	}
 	var plan []point
 	for i, f := range families {

@@ -51,7 +51,9 @@ type broken struct {
 
 func (b *broken) Error() string { return string(b.verdict) + ": " + b.what }
 
-func breaks(v verdict, format string, args ...any) error { return &broken{v, fmt.Sprintf(format, args...)} }
+func breaks(v verdict, format string, args ...any) error {
+	return &broken{v, fmt.Sprintf(format, args...)}
+}
 
 // judge starts the stage without its fault and holds it to the ledger. refusal
 // is what the instance may say instead of starting or signing; nil: nothing.
@@ -79,12 +81,7 @@ func (s *stage) examine(refusal *regexp.Regexp, readyLimit time.Duration) error 
 	if err := l.unexplained; err != nil {
 		return breaks(unexplained, "under the fault: %v", err)
 	}
-	err := s.open()
-	var not *unready
-	for began := time.Now(); errors.As(err, &not) && time.Since(began) < readyLimit; time.Sleep(20 * time.Millisecond) {
-		err = s.ready(readyLimit)
-	}
-	if err != nil {
+	if err := s.reopen(readyLimit); err != nil {
 		return s.examineRefusal(err, refusal)
 	}
 	if s.readyIn > readyLimit {
@@ -122,6 +119,36 @@ func (s *stage) examine(refusal *regexp.Regexp, readyLimit time.Duration) error 
 		return breaks(fork, "%v", err)
 	}
 	return nil
+}
+
+// reopen starts the process on what the fault left. A start that takes too long
+// is begun again from the same state, in case it was the machine that was slow.
+func (s *stage) reopen(limit time.Duration) error {
+	state := s.dir + "-state"
+	if s.inside == nil {
+		if err := copyTree(state, s.dir); err != nil {
+			return err
+		}
+		defer os.RemoveAll(state)
+	}
+	for attempt := 1; ; attempt++ {
+		err := s.open()
+		var not *unready
+		for errors.As(err, &not) && time.Since(s.began) < min(limit, 2*time.Second) {
+			time.Sleep(20 * time.Millisecond)
+			err = s.ready(limit)
+		}
+		if s.readyIn = time.Since(s.began); err != nil {
+			s.readyIn = 0
+		}
+		if err != nil || s.readyIn <= limit || attempt == 3 || s.inside != nil {
+			return err
+		}
+		s.kill()
+		if err := errors.Join(os.RemoveAll(s.dir), copyTree(s.dir, state)); err != nil {
+			return err
+		}
+	}
 }
 
 // refuses is the verdict on a request that failed after the restart.

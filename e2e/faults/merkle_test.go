@@ -142,4 +142,3 @@ func ctHead(ctx context.Context, c *http.Client, url string, keys *logKeys) (hea
 	}
 	return head{log, sth.Size, [32]byte(sth.Root)}, nil
 }
-

@@ -183,14 +183,15 @@ func (s *stage) explained(gone *exited) error {
 	return nil
 }
 
-// stores are the files with state, in a stage whose process was killed.
+// stores are the labels of the files with state, in a stage whose process was
+// killed.
 func (s *stage) stores(match func(name string) bool) (list []string) {
 	for _, dir := range []string{"data", "anchor", "audit"} {
 		filepath.WalkDir(s.path(dir), func(path string, d fs.DirEntry, err error) error {
 			if err == nil && d.Type().IsRegular() && match(d.Name()) {
 				if info, err := d.Info(); err == nil && info.Size() > 0 {
 					rel, _ := filepath.Rel(s.dir, path)
-					list = append(list, rel)
+					list = append(list, s.label(rel))
 				}
 			}
 			return nil
@@ -243,26 +244,26 @@ func damages(sample *stage, what string, match func(string) bool, ways []wound) 
 		for len(list) < n {
 			for _, place := range places {
 				for _, way := range ways {
+					if way.harmless && place.name != "end" {
+						continue
+					}
 					for _, file := range sample.stores(match) {
 						seed := r.Uint64()
 						p := point{
-							fault: what + ": " + way.name, where: label(file) + ", " + place.name,
+							fault: what + ": " + way.name, where: strings.TrimPrefix(file, "data/") + ", " + place.name,
 							strike: func(s *stage) error {
-								data, err := os.ReadFile(s.path(file))
+								data, err := os.ReadFile(s.file(file))
 								if err != nil {
 									return err
 								}
 								at := place.at(len(data), rand.New(rand.NewPCG(seed, 0)))
-								return os.WriteFile(s.path(file), way.damage(data, at), 0o600)
+								return os.WriteFile(s.file(file), way.damage(data, at), 0o600)
 							},
 						}
 						if !way.harmless {
 							p.refusal = damaged
 						}
 						list = append(list, p)
-					}
-					if way.harmless && len(list) > 0 && place.name != "end" {
-						continue
 					}
 				}
 			}
@@ -272,11 +273,14 @@ func damages(sample *stage, what string, match func(string) bool, ways []wound) 
 	}
 }
 
-// label is a file's name without the number of its tree.
-var treeNumber = regexp.MustCompile(`tree-\d+`)
+// label is a file's name with the names of the logs in the place of their numbers.
+func (sc *scene) label(file string) string {
+	return strings.NewReplacer(sc.trees.rekor, "{rekor}", sc.trees.ct, "{ct}").Replace(file)
+}
 
-func label(file string) string {
-	return treeNumber.ReplaceAllString(strings.TrimPrefix(file, "data/"), "tree")
+// file is the file of a label.
+func (s *stage) file(label string) string {
+	return s.path(strings.NewReplacer("{rekor}", s.trees.rekor, "{ct}", s.trees.ct).Replace(label))
 }
 
 // putBack restores some of an older copy under a newer instance.
@@ -289,8 +293,8 @@ func putBack(int, *rand.Rand) (list []point) {
 		{"all data", []string{"data"}, false},
 		{"data and audit record", []string{"data", "audit"}, false},
 		{"the logs", []string{"data/logs"}, false},
-		{"rekor's log", []string{"data/logs/rekor"}, false},
-		{"the ct log", []string{"data/logs/ct"}, false},
+		{"rekor's log", []string{"data/logs/tree-{rekor}.db"}, false},
+		{"the ct log", []string{"data/logs/tree-{ct}.db"}, false},
 		{"the search index", []string{"data/rekor"}, false},
 		{"the issuer", []string{"data/issuer"}, false},
 		{"the audit record", []string{"audit"}, false},
@@ -319,8 +323,7 @@ func putBack(int, *rand.Rand) (list []point) {
 
 // restore puts a file or folder of the scene in the place of the stage's.
 func (s *stage) restore(what string) error {
-	tree := map[string]string{"data/logs/rekor": s.trees.rekor, "data/logs/ct": s.trees.ct}[what]
-	if tree == "" {
+	if !strings.Contains(what, "{") {
 		if _, err := os.Stat(filepath.Join(s.scene.dir, what)); errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -329,16 +332,14 @@ func (s *stage) restore(what string) error {
 		}
 		return copyTree(s.path(what), filepath.Join(s.scene.dir, what))
 	}
-	for _, end := range []string{".db", ".db-wal", ".db-shm"} {
-		name := filepath.Join("data", "logs", "tree-"+tree+end)
-		data, err := os.ReadFile(filepath.Join(s.scene.dir, name))
+	was := *s
+	was.dir = s.scene.dir
+	for _, end := range []string{"", "-wal", "-shm"} {
+		data, err := os.ReadFile(was.file(what + end))
 		if errors.Is(err, fs.ErrNotExist) {
-			err = os.Remove(s.path(name))
-			if errors.Is(err, fs.ErrNotExist) {
-				err = nil
-			}
+			err = os.RemoveAll(s.file(what + end))
 		} else if err == nil {
-			err = os.WriteFile(s.path(name), data, 0o600)
+			err = os.WriteFile(s.file(what+end), data, 0o600)
 		}
 		if err != nil {
 			return err

@@ -33,8 +33,8 @@ type scene struct {
 	sigboxd *e2etest.Program
 	dir     string
 	url     string
-	issuer  []byte // of the certificates, DER
-	trusted []byte // trusted_root.json
+	issuer  []byte                     // of the certificates, DER
+	trusted []byte                     // trusted_root.json
 	trees   struct{ rekor, ct string } // their numbers
 	ledger  *ledger
 	stages  int
@@ -119,9 +119,11 @@ func (sc *scene) learn() (err error) {
 // A stage is one copy of the scene with the process that serves it.
 type stage struct {
 	*scene
-	dir    string
-	name   string // tells two stages in one folder apart
-	ledger *ledger
+	dir  string
+	name string // tells two stages in one folder apart
+	// program is sigboxd, unless it is nil.
+	program *e2etest.Program
+	ledger  *ledger
 	// before goes before the command line of the next starts: strace, or the
 	// way into a namespace.
 	before []string
@@ -132,6 +134,7 @@ type stage struct {
 
 	process *exec.Cmd
 	ended   context.Context // done when the process has been waited for
+	began   time.Time       // of the last start
 	readyIn time.Duration
 }
 
@@ -163,7 +166,11 @@ func (s *stage) spawn() error {
 		return err
 	}
 	defer log.Close()
-	cmd := s.sigboxd.Command("serve", "--dir", s.dir)
+	program := s.sigboxd
+	if s.program != nil {
+		program = s.program
+	}
+	cmd := program.Command("serve", "--dir", s.dir)
 	if len(s.before) > 0 {
 		argv := append(s.before[:len(s.before):len(s.before)], cmd.Args...)
 		path, err := exec.LookPath(argv[0])
@@ -203,13 +210,11 @@ func (u *unready) Error() string { return "/readyz: " + u.said }
 // open starts the process and waits until it is ready. An error says why it is
 // not.
 func (s *stage) open() error {
-	began := time.Now()
+	s.began = time.Now()
 	if err := s.spawn(); err != nil {
 		return err
 	}
-	err := s.ready(startLimit)
-	s.readyIn = time.Since(began)
-	return err
+	return s.ready(startLimit)
 }
 
 // ready waits for an answer of /readyz: nil for a yes, *unready for a no,
