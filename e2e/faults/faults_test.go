@@ -144,6 +144,10 @@ func planned(seen calls, sample *stage, stepping *e2etest.Program) []point {
 		}
 		plan = append(plan, list...)
 	}
+	// Some kinds have no more points than there are ways.
+	if missing := *points - len(plan); missing > 0 {
+		plan = append(plan, kills(missing, rand.New(rand.NewPCG(*seed, uint64(len(families)))))...)
+	}
 	if *only != "" {
 		plan = slices.DeleteFunc(plan, func(p point) bool { return !strings.Contains(p.fault+", "+p.where, *only) })
 	}

@@ -123,6 +123,8 @@ type stage struct {
 	name string // tells two stages in one folder apart
 	// program is sigboxd, unless it is nil.
 	program *e2etest.Program
+	// stepped: the clock has, so that an entry may be from before its certificate.
+	stepped bool
 	ledger  *ledger
 	// before goes before the command line of the next starts: strace, or the
 	// way into a namespace.
