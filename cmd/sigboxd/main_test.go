@@ -39,6 +39,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ready":   cmdReady,
+			"unready": cmdUnready,
 			"newer":   cmdNewer,
 			"get":     cmdGet,
 			"appears": cmdAppears,
@@ -48,8 +49,13 @@ func TestScripts(t *testing.T) {
 }
 
 // cmdReady waits until the instance in a folder says that it would sign.
-func cmdReady(ts *testscript.TestScript, neg bool, args []string) {
-	socket := filepath.Join(ts.MkAbs(args[0]), "run", "admin.sock")
+func cmdReady(ts *testscript.TestScript, neg bool, args []string) { awaitStatus(ts, args[0], true) }
+
+// cmdUnready waits until it answers, and says that it would not.
+func cmdUnready(ts *testscript.TestScript, neg bool, args []string) { awaitStatus(ts, args[0], false) }
+
+func awaitStatus(ts *testscript.TestScript, dir string, ready bool) {
+	socket := filepath.Join(ts.MkAbs(dir), "run", "admin.sock")
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return unixsocket.Dial(ctx, socket)
 	}}}
@@ -59,12 +65,12 @@ func cmdReady(ts *testscript.TestScript, neg bool, args []string) {
 			var st appliance.Status
 			err = json.NewDecoder(resp.Body).Decode(&st)
 			resp.Body.Close()
-			if err == nil && st.Ready {
+			if err == nil && st.Ready == ready {
 				return
 			}
 		}
 		if time.Now().After(deadline) {
-			ts.Fatalf("not ready after a minute: %v", err)
+			ts.Fatalf("ready is not %t after a minute: %v", ready, err)
 		}
 	}
 }

@@ -148,7 +148,7 @@ func (d *doctor) checkLogs(logs []LogStatus) {
 		d.say(name, OK, "", "%d entries; the anchor has %d", log.Size, log.Anchor.Size)
 		switch s := log.Scrub; {
 		case s == nil:
-			d.say("scrub of "+log.Name, Unknown, "sigboxd verify-logs --dir "+d.dir+" --log "+log.Name, "entries are computed anew while the instance runs; only the newest were looked at just now")
+			d.say("scrub of "+log.Name, Warn, "sigboxd verify-logs --dir "+d.dir+" --log "+log.Name, "only the newest entries were computed anew just now; all are while the instance runs")
 		case s.Error != "":
 			d.say("scrub of "+log.Name, Fail, "look at the disk: a read failed", "%s", s.Error)
 		case s.Passes == 0:
