@@ -51,7 +51,7 @@ Exit code 0: all is as it was written. 3: it is not, and what is not.`,
 			}
 			for _, r := range reports {
 				if !r.Sound() {
-					return cli.Hint(cli.No("log %s is not as it was written", r.Name), "sigboxd doctor --dir %s", dir)
+					return cli.Hint(cli.No("log %s is not sound", r.Name), "sigboxd doctor --dir %s", dir)
 				}
 			}
 			return nil
