@@ -436,6 +436,11 @@ func (t *trail) copy(s backup.Sink, pace func(int) error) error {
 		if _, err := f.f.Seek(0, io.SeekStart); err != nil {
 			return err
 		}
+		if f.size == 0 {
+			if err := s.Part(backup.AuditPrefix+f.name, nil); err != nil { // it is there all the same
+				return err
+			}
+		}
 		rest := []byte{}
 		buf := make([]byte, 1<<20)
 		for left := f.size; left > 0; {
