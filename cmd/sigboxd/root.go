@@ -90,6 +90,8 @@ func explain(dir string, err error) error {
 		return usage("the logs are ctlog and rekor")
 	case errors.Is(err, appliance.ErrConfig):
 		return usage("see docs/configuration.md")
+	case errors.Is(err, appliance.ErrSuperseded), errors.Is(err, appliance.ErrStillRuns):
+		return cli.Hint(err, "see Clones in docs/operations.md")
 	case errors.Is(err, appliance.ErrListen):
 		return cli.Hint(err, "is something else using the address? choose another with listen in sigbox.yaml")
 	}

@@ -63,6 +63,15 @@ func printStatus(w io.Writer, st appliance.Status) error {
 	} else {
 		line("running", "no")
 	}
+	if st.Epoch > 0 {
+		line("epoch", "%d (times restored)", st.Epoch)
+	}
+	if a := st.Archive; a != nil {
+		line("archive", "%s: %d entries of ctlog, %d of rekor", a.Dir, a.Sizes["ctlog"], a.Sizes["rekor"])
+		if a.Error != "" {
+			line("archive", "it does not follow: %s", a.Error)
+		}
+	}
 	line("ready to sign", "%s", map[bool]string{true: "yes", false: "no"}[st.Ready])
 	for _, p := range st.Problems {
 		line("problem", "%s: %s", p.Part, p.Reason)

@@ -5,14 +5,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/sigbox/sigbox/internal/anchor"
 	"github.com/sigbox/sigbox/internal/backup"
+	"github.com/sigbox/sigbox/internal/durable"
 	"github.com/sigbox/sigbox/internal/state"
 	"github.com/sigbox/sigbox/services/rekor"
 	"github.com/sigbox/sigbox/services/trillian"
@@ -25,6 +29,7 @@ const (
 	archiveInterval = 200 * time.Millisecond
 	archiveRetry    = 5 * time.Second
 	archiveTUF      = "tuf"
+	archiveAudit    = "audit"
 )
 
 // ErrSuperseded means that the instance was restored elsewhere, which took its place.
@@ -55,11 +60,13 @@ type archiver struct {
 	logs     *trillian.Service
 	index    *rekor.Service
 	tuf      func() *tuf.Repository
+	audit    string // where the record is
 	logger   *slog.Logger
 	ready    chan struct{}
 
 	archive *backup.Archive // nil after an error
 	saved   *tuf.Repository
+	trail   map[string]int64 // bytes of the audit record's files that are in the archive
 	fresh   bool
 
 	mu sync.Mutex
@@ -72,7 +79,7 @@ func (a *Appliance) startArchive(ctx context.Context) error {
 		return nil
 	}
 	a.archiver = &archiver{
-		dir: a.archive(), instance: a.instance, logs: a.logs, index: a.rekorLog, tuf: a.trust.Repository, logger: a.named("archive"),
+		dir: a.archive(), instance: a.instance, logs: a.logs, index: a.rekorLog, tuf: a.trust.Repository, audit: a.layout.audit(), logger: a.named("archive"),
 		ready: make(chan struct{}), fresh: a.rekorLog.OutboxIsFresh(), st: ArchiveStatus{Dir: a.archive(), Sizes: map[string]uint64{}},
 	}
 	if err := a.archiver.open(ctx); errors.Is(err, fs.ErrNotExist) {
@@ -119,7 +126,7 @@ func (a *archiver) open(ctx context.Context) (err error) {
 		}
 		a.fresh = false
 	}
-	a.archive = archive
+	a.archive, a.trail = archive, nil
 	return nil
 }
 
@@ -242,11 +249,163 @@ func (a *archiver) catchUp(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := a.followTrail(); err != nil {
+		return err
+	}
 	if repo := a.tuf(); repo != a.saved {
 		if err := tuf.Save(filepath.Join(a.dir, archiveTUF), repo); err != nil {
 			return err
 		}
 		a.saved = repo
+	}
+	return nil
+}
+
+// followTrail appends the whole lines that the audit record has gained. Its head, read before them, follows last, so that what it says is there.
+func (a *archiver) followTrail() error {
+	to := filepath.Join(a.dir, archiveAudit)
+	if a.trail == nil {
+		if err := os.MkdirAll(to, 0o700); err != nil {
+			return err
+		}
+		if err := durable.SyncDir(a.dir); err != nil {
+			return err
+		}
+		a.trail = map[string]int64{}
+	}
+	paths, err := trailFiles(a.audit, ".json")
+	if err != nil {
+		return err
+	}
+	heads := map[string][]byte{}
+	for _, p := range paths {
+		if heads[filepath.Base(p)], err = os.ReadFile(p); err != nil {
+			return err
+		}
+	}
+	if paths, err = trailFiles(a.audit, ".jsonl"); err != nil {
+		return err
+	}
+	gained := false
+	for _, p := range paths {
+		name := filepath.Base(p)
+		st, err := os.Stat(p)
+		if err != nil {
+			return err
+		}
+		done, known := a.trail[name]
+		if known && st.Size() == done {
+			continue
+		}
+		if !known {
+			if done, err = commonLines(p, filepath.Join(to, name)); err != nil {
+				return err
+			}
+		}
+		upto, err := copyLines(p, filepath.Join(to, name), done)
+		if err != nil {
+			return err
+		}
+		gained = gained || upto > done
+		a.trail[name] = upto
+	}
+	if !gained {
+		return nil
+	}
+	if err := durable.SyncDir(to); err != nil {
+		return err
+	}
+	for name, data := range heads {
+		if err := durable.WriteFile(filepath.Join(to, name), data, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// commonLines is how many bytes of a file its copy has, in whole lines.
+func commonLines(of, in string) (int64, error) {
+	have, err := os.ReadFile(in)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	} else if err != nil {
+		return 0, err
+	}
+	want, err := os.ReadFile(of)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for n < min(len(have), len(want)) && have[n] == want[n] {
+		n++
+	}
+	return int64(bytes.LastIndexByte(have[:n], '\n') + 1), nil
+}
+
+// copyLines makes a copy go on from an offset with the whole lines that are there, durably, and returns where it ends.
+func copyLines(from, to string, offset int64) (end int64, err error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return offset, err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return offset, err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	data, err := io.ReadAll(io.NewSectionReader(in, offset, 1<<30))
+	if err != nil {
+		return offset, err
+	}
+	data = data[:bytes.LastIndexByte(data, '\n')+1]
+	end = offset + int64(len(data))
+	if err := out.Truncate(offset); err != nil {
+		return offset, err
+	}
+	if _, err := out.WriteAt(data, offset); err != nil {
+		return offset, err
+	}
+	return end, out.Sync()
+}
+
+// restoreTrail replaces a restored audit record by the archived one, if that goes on where the other ends.
+func restoreTrail(archived, restored string) error {
+	entries, err := os.ReadDir(archived)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	files := map[string][]byte{}
+	for _, e := range entries {
+		if !e.Type().IsRegular() || strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		if files[e.Name()], err = os.ReadFile(filepath.Join(archived, e.Name())); err != nil {
+			return err
+		}
+	}
+	have, err := trailFiles(restored, ".jsonl")
+	if err != nil {
+		return err
+	}
+	for _, p := range have {
+		data, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		if !bytes.HasPrefix(files[filepath.Base(p)], data) {
+			return nil // the archive stopped before the backup was made
+		}
+	}
+	for name, data := range files {
+		if end := bytes.LastIndexByte(data, '\n') + 1; filepath.Ext(name) == ".jsonl" {
+			data = data[:end]
+		}
+		if err := durable.WriteFile(filepath.Join(restored, name), data, 0o600); err != nil {
+			return err
+		}
 	}
 	return nil
 }

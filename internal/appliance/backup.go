@@ -384,8 +384,23 @@ type trailFile struct {
 	size int64
 }
 
-// openTrail takes the record at path, a file or a folder of files. What is not lines, and says how far the lines go, is taken before them.
-func openTrail(path string) (t *trail, err error) {
+// trailFiles are the files with an extension of the audit record in a folder.
+func trailFiles(dir, ext string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var paths []string
+	for _, e := range entries {
+		if e.Type().IsRegular() && !strings.HasPrefix(e.Name(), ".") && filepath.Ext(e.Name()) == ext {
+			paths = append(paths, filepath.Join(dir, e.Name()))
+		}
+	}
+	return paths, nil
+}
+
+// openTrail takes the record in a folder.
+func openTrail(dir string) (t *trail, err error) {
 	t = new(trail)
 	defer func() {
 		if err != nil {
@@ -393,37 +408,24 @@ func openTrail(path string) (t *trail, err error) {
 			err = fmt.Errorf("reading the audit record: %w", err)
 		}
 	}()
-	st, err := os.Stat(path)
-	if err != nil {
-		return t, err
-	}
-	paths := []string{path}
-	if st.IsDir() {
-		entries, err := os.ReadDir(path)
+	// The head says how far the lines go that are taken after it.
+	for _, ext := range []string{".json", ".jsonl"} {
+		paths, err := trailFiles(dir, ext)
 		if err != nil {
 			return t, err
 		}
-		paths = nil
-		for _, e := range entries {
-			if e.Type().IsRegular() && !strings.HasPrefix(e.Name(), ".") {
-				paths = append(paths, filepath.Join(path, e.Name()))
+		for _, p := range paths {
+			f, err := os.Open(p)
+			if err != nil {
+				return t, err
 			}
+			t.files = append(t.files, trailFile{name: filepath.Base(p), f: f})
+			size, err := f.Seek(0, io.SeekEnd)
+			if err != nil {
+				return t, err
+			}
+			t.files[len(t.files)-1].size = size
 		}
-		slices.SortStableFunc(paths, func(a, b string) int {
-			return len(filepath.Ext(a)) - len(filepath.Ext(b)) // .json before .jsonl
-		})
-	}
-	for _, p := range paths {
-		f, err := os.Open(p)
-		if err != nil {
-			return t, err
-		}
-		t.files = append(t.files, trailFile{name: filepath.Base(p), f: f})
-		size, err := f.Seek(0, io.SeekEnd)
-		if err != nil {
-			return t, err
-		}
-		t.files[len(t.files)-1].size = size
 	}
 	return t, nil
 }
@@ -433,6 +435,11 @@ func (t *trail) copy(s backup.Sink, pace func(int) error) error {
 	for _, f := range t.files {
 		if _, err := f.f.Seek(0, io.SeekStart); err != nil {
 			return err
+		}
+		if f.size == 0 {
+			if err := s.Part(backup.AuditPrefix+f.name, nil); err != nil { // it is there all the same
+				return err
+			}
 		}
 		rest := []byte{}
 		buf := make([]byte, 1<<20)

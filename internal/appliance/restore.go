@@ -331,10 +331,11 @@ func (r *restorer) findPublished(dir string) (err error) {
 	}
 	for _, p := range r.order {
 		st, err := anchor.Read(where, r.m.Instance, p.Tree)
+		_, vouched := r.opts.Adopt[p.Name]
 		switch {
 		case err == nil && st.Hash != nil:
 			p.published = &st.Root
-		case err == nil, errors.Is(err, anchor.ErrMissing) && r.opts.Anchor == "":
+		case err == nil, errors.Is(err, anchor.ErrMissing) && (r.opts.Anchor == "" || vouched):
 		case errors.Is(err, anchor.ErrForeign):
 			return fmt.Errorf("%w: %w", ErrWrongInstance, err)
 		default:
@@ -577,6 +578,11 @@ func (r *restorer) writeFiles(ctx context.Context, l layout, files []part, done 
 			}
 		case strings.HasPrefix(f.name, backup.TUFPrefix):
 			repo[strings.TrimPrefix(f.name, backup.TUFPrefix)] = f.data
+		}
+	}
+	if r.opts.Archive != "" {
+		if err := restoreTrail(filepath.Join(r.opts.Archive, archiveAudit), l.audit()); err != nil {
+			return err
 		}
 	}
 	parsed, err := tuf.Parse(repo)
