@@ -37,7 +37,7 @@ type point struct {
 // operator is told.
 var (
 	behind  = regexp.MustCompile(`(?i)anchor|older|behind|damaged|missing|not a file of this storage`)
-	damaged = regexp.MustCompile(`(?i)damaged|malformed|corrupt|not a database|not a file of this storage|anchor|checksum|missing|bit`)
+	damaged = regexp.MustCompile(`(?i)damaged|malformed|corrupt|not a database|not a file of this storage|anchor|checksum|missing|not as (it|they) w|not a journal`)
 	inUse   = regexp.MustCompile(`(?i)in use|locked|another process|another sigboxd|address already`)
 )
 
