@@ -40,6 +40,7 @@ var (
 	readyLimit = flag.Duration("ready", 20*time.Second, "how soon an instance must be ready after a fault")
 	// To compile the product with another standard library takes minutes.
 	clock = flag.Bool("clock", false, "step the clock, too")
+	keep  = flag.String("keep", "", "where to keep the folders of the points that fail")
 	lanes = flag.Int("lanes", 2, "how many instances are struck at the same time")
 )
 
@@ -129,7 +130,7 @@ func planned(seen calls, sample *stage, stepping *e2etest.Program) []point {
 		{"pages", 6, damages(sample, "database", isDatabase, wounds)},
 		{"records", 4, damages(sample, "record", isRecord, wounds)},
 		{"putback", 3, putBack},
-		{"clone", 1, clones},
+		{"clone", 1, clones(slices.Contains(volumes, "anchor"))},
 		{"burst", 1, bursts},
 	}
 	if stepping != nil {
@@ -191,6 +192,12 @@ func (sc *scene) strike(root string, p point) (o outcome) {
 		s.before = nil
 	}
 	o.verdict, o.detail = s.judge(p.refusal, *readyLimit)
+	if o.verdict.bad() && *keep != "" {
+		kept := filepath.Join(*keep, filepath.Base(root)+"-"+filepath.Base(s.dir))
+		if err := copyTree(kept, s.dir); err != nil {
+			o.detail += fmt.Sprintf(" (not kept: %v)", err)
+		}
+	}
 	o.ready = s.readyIn
 	if p.undetectable && (o.verdict == lost || o.verdict == fork) {
 		o.verdict = beyond

@@ -37,7 +37,7 @@ type point struct {
 // operator is told.
 var (
 	behind  = regexp.MustCompile(`(?i)anchor|older|behind|damaged|missing|not a file of this storage`)
-	damaged = regexp.MustCompile(`(?i)damaged|malformed|corrupt|not a database|not a file of this storage|anchor|checksum|missing|bit`)
+	damaged = regexp.MustCompile(`(?i)damaged|malformed|corrupt|not a database|not a file of this storage|anchor|checksum|missing|not as (it|they) w|not a journal`)
 	inUse   = regexp.MustCompile(`(?i)in use|locked|another process|another sigboxd|address already`)
 )
 
@@ -350,8 +350,16 @@ func (s *stage) restore(what string) error {
 
 // clones start a second process: on the same folder, or on a copy of it made
 // while the first one serves.
-func clones(int, *rand.Rand) []point {
-	return []point{
+func clones(anchored bool) func(int, *rand.Rand) []point {
+	list := cloned
+	if anchored {
+		list = append(list, clonedBesideItsAnchor...)
+	}
+	return func(int, *rand.Rand) []point { return list }
+}
+
+var (
+	cloned = []point{
 		{fault: "clone", where: "a second process on the same folder", strike: func(s *stage) error {
 			if err := s.open(); err != nil {
 				return err
@@ -401,6 +409,75 @@ func clones(int, *rand.Rand) []point {
 			return nil
 		}},
 	}
+
+	// The anchor is on a volume that is not copied.
+	clonedBesideItsAnchor = []point{
+		{fault: "clone", where: "a copied folder with the original's anchor, while the original serves", strike: func(s *stage) error {
+			if err := s.anchorApart(); err != nil {
+				return err
+			}
+			if err := s.open(); err != nil {
+				return err
+			}
+			defer s.kill()
+			other := *s
+			other.dir = s.dir + "-copy"
+			if err := copyTree(other.dir, s.dir); err != nil {
+				return err
+			}
+			config, err := os.ReadFile(other.path("sigbox.yaml"))
+			if err != nil {
+				return err
+			}
+			_, port, _ := strings.Cut(strings.TrimPrefix(s.url, "http://"), ":")
+			moved := strings.Replace(string(config), "listen: 127.0.0.1:"+port, "listen: 127.0.0.2:"+port, 1)
+			if moved == string(config) {
+				return fmt.Errorf("no address in %s", config)
+			}
+			if err := os.WriteFile(other.path("sigbox.yaml"), []byte(moved), 0o600); err != nil {
+				return err
+			}
+			if err := other.spawn(); err != nil {
+				return err
+			}
+			defer other.kill()
+			select {
+			case <-other.ended.Done():
+			case <-time.After(startLimit):
+				return breaks(fork, "a clone serves beside its original")
+			}
+			if said := other.said(); !inUse.MatchString(said) {
+				return breaks(unexplained, "the clone says %s", lastLines(said, 2))
+			}
+			s.load(context.Background(), faultWorkers, faultLoad)
+			return nil
+		}},
+		{fault: "clone", where: "a copied folder with the original's anchor, after the original went on", refusal: behind, strike: func(s *stage) error {
+			copied := s.dir + "-copy"
+			if err := s.anchorApart(); err != nil {
+				return err
+			}
+			if err := s.open(); err != nil {
+				return err
+			}
+			if err := copyTree(copied, s.dir); err != nil {
+				return err
+			}
+			s.load(context.Background(), faultWorkers, faultLoad)
+			s.kill()
+			s.dir = copied
+			return nil
+		}},
+	}
+)
+
+// anchorApart moves the anchor out of the instance's folder.
+func (s *stage) anchorApart() error {
+	apart := s.dir + "-anchor"
+	if err := os.Rename(s.path("anchor"), apart); err != nil {
+		return err
+	}
+	return s.configure("storage:\n  anchor_dir: " + apart + "\n")
 }
 
 // bursts ask for ten times what may be under way.

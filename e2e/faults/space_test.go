@@ -113,6 +113,7 @@ func spaces(volumes []string) func(int, *rand.Rand) []point {
 				}
 			}
 		}
+		r.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 		return list
 	}
 }

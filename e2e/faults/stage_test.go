@@ -241,7 +241,11 @@ func (s *stage) ready(limit time.Duration) error {
 		case <-s.ended.Done():
 			return &exited{s.process.ProcessState.ExitCode(), s.said()}
 		case <-ctx.Done():
-			return fmt.Errorf("neither ready nor gone after %v: %s", limit, lastLines(s.said(), 3))
+			said := s.said()
+			// Its log then tells where it hangs, for whoever keeps the folder.
+			s.process.Process.Signal(syscall.SIGQUIT)
+			s.await(5 * time.Second)
+			return fmt.Errorf("neither ready nor gone after %v: %s", limit, lastLines(said, 3))
 		}
 	}
 }
