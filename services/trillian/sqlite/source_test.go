@@ -80,6 +80,15 @@ func TestSourceFinds(t *testing.T) {
 			copy(b[page:], bytes.Repeat([]byte{0xff}, 64))
 			must(t, os.WriteFile(path, b, 0o600))
 		}, verify.LeafRow, 5, 0},
+		{"half a page of leaves", func(t *testing.T, path string) {
+			b, err := os.ReadFile(path)
+			must(t, err)
+			// Its cells are gone, and the list of them says there are some: rows
+			// without a number.
+			page := bytes.Index(b, []byte(marked(7))) / pageSize * pageSize
+			clear(b[page+pageSize/2 : page+pageSize])
+			must(t, os.WriteFile(path, b, 0o600))
+		}, verify.LeafRow, 5, 0},
 		{"an index row's prefix", func(t *testing.T, path string) {
 			change(t, path, "UPDATE hashes SET prefix = prefix + 1 WHERE leaf = 33")
 		}, verify.LeafIndex, 33, 0},

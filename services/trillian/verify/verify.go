@@ -158,10 +158,10 @@ func (w *Walk) Step(ctx context.Context, end uint64, limit int) (int, error) {
 	if w.Over() || start >= end {
 		return 0, nil
 	}
-	leaves, err := w.src.Leaves(ctx, start, end, limit)
+	leaves, err := w.leaves(ctx, start, end, limit)
 	if errors.Is(err, ErrUnreadable) {
 		// Which one it is shows when they are read one by one.
-		if leaves, err = w.src.Leaves(ctx, start, start+1, limit); errors.Is(err, ErrUnreadable) {
+		if leaves, err = w.leaves(ctx, start, start+1, limit); errors.Is(err, ErrUnreadable) {
 			w.find(AboutLeaf(LeafRow, start, "it can not be read: %v", err))
 			leaves, err = nil, nil
 		}
@@ -189,6 +189,24 @@ func (w *Walk) Step(ctx context.Context, end uint64, limit int) (int, error) {
 		}
 	}
 	return max(size, 1), nil
+}
+
+// leaves reads rows from start up to end, which must say that they are those, in
+// order: a damaged page may hold any number. Who goes on behind the last one would
+// never come to an end.
+func (w *Walk) leaves(ctx context.Context, start, end uint64, limit int) ([]Leaf, error) {
+	leaves, err := w.src.Leaves(ctx, start, end, limit)
+	if err != nil {
+		return nil, err
+	}
+	next := start
+	for _, l := range leaves {
+		if l.Index < next || l.Index >= end {
+			return nil, fmt.Errorf("%w: a row says that it is leaf %d, where leaf %d or a later one is to be", ErrUnreadable, l.Index, next)
+		}
+		next = l.Index + 1
+	}
+	return leaves, nil
 }
 
 // nodes reads the nodes that come to be with the leaves from start up to end.
