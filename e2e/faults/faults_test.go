@@ -114,7 +114,7 @@ func TestFaults(t *testing.T) {
 // planned is as many points as were asked for, of each kind its share.
 func planned(seen calls, sample *stage, stepping *e2etest.Program) []point {
 	var volumes []string
-	for _, v := range []string{"data", "audit", "anchor", "tuf"} {
+	for _, v := range []string{"data", "audit", "anchor", "tuf", "archive"} {
 		if info, err := os.Stat(sample.path(v)); err == nil && info.IsDir() {
 			volumes = append(volumes, v)
 		}

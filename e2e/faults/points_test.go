@@ -37,7 +37,7 @@ type point struct {
 // operator is told.
 var (
 	behind  = regexp.MustCompile(`(?i)anchor|older|behind|damaged|missing|not a file of this storage`)
-	damaged = regexp.MustCompile(`(?i)damaged|malformed|corrupt|not a database|not a file of this storage|anchor|checksum|missing|not as (it|they) w|not a journal`)
+	damaged = regexp.MustCompile(`(?i)damaged|the log is frozen|malformed|corrupt|not a database|not a file of this storage|anchor|checksum|missing|not as (it|they) w|not a journal`)
 	inUse   = regexp.MustCompile(`(?i)in use|locked|another process|another sigboxd|address already`)
 )
 
@@ -186,7 +186,7 @@ func (s *stage) explained(gone *exited) error {
 // stores are the labels of the files with state, in a stage whose process was
 // killed.
 func (s *stage) stores(match func(name string) bool) (list []string) {
-	for _, dir := range []string{"data", "anchor", "audit"} {
+	for _, dir := range []string{"data", "anchor", "audit", "archive"} {
 		filepath.WalkDir(s.path(dir), func(path string, d fs.DirEntry, err error) error {
 			if err == nil && d.Type().IsRegular() && match(d.Name()) {
 				if info, err := d.Info(); err == nil && info.Size() > 0 {
