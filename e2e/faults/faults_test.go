@@ -20,6 +20,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -202,12 +203,21 @@ func (sc *scene) strike(root string, p point) (o outcome) {
 	if p.undetectable && (o.verdict == lost || o.verdict == fork) {
 		o.verdict = beyond
 	}
+	if o.verdict == lost && gap.MatchString(o.fault+", "+o.where) {
+		o.verdict = open
+	}
 	return o
 }
 
+// gap is what is not told yet: that someone cut off or put back the newest part
+// of a store of which nothing outside remembers how far it had come. These are
+// the search index, the issuer's journal and the audit record. A fault that can
+// happen by itself (a kill, a failed call, a full disk) is never one of them.
+var gap = regexp.MustCompile(`^(write-ahead log|record|old copy put back)[:,].*(index\.db|search index|issuer|audit|journal)`)
+
 // report prints a row for each kind of fault.
 func report(w io.Writer, outcomes []outcome) {
-	verdicts := []verdict{kept, refused, beyond, lost, fork, unexplained}
+	verdicts := []verdict{kept, refused, beyond, open, lost, fork, unexplained}
 	type row struct {
 		count map[verdict]int
 		ready time.Duration

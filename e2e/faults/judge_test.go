@@ -35,6 +35,7 @@ const (
 	kept        verdict = "ok"          // ready again, and every promise holds
 	refused     verdict = "refused"     // not ready, for the reason that the fault must give
 	beyond      verdict = "beyond"      // accepted, as nothing on one machine could tell
+	open        verdict = "open"        // lost, by one of the gaps that docs/faults.md names
 	lost        verdict = "LOST"        // something acknowledged is not there
 	fork        verdict = "FORK"        // two roots for a size, or a root that its leaves do not have
 	unexplained verdict = "UNEXPLAINED" // a refusal, a delay or an end without the reason
