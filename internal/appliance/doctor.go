@@ -164,7 +164,7 @@ func remedy(dir string, log LogStatus) string {
 	verify := "sigboxd verify-logs --dir " + dir + " --log " + log.Name
 	switch trillian.Cause(log.Frozen.Cause) {
 	case trillian.CauseBehind, trillian.CauseDifferent:
-		return "stop sigboxd, put the newest files of the log back, and start it again; never make an anchor to fit an old copy: see \"A log is frozen\" in docs/operations.md"
+		return "stop sigboxd, put the newest files of the log back, or sigboxd restore from a backup and the archive; never make an anchor to fit an old copy: see \"A log is frozen\" in docs/operations.md"
 	case trillian.CauseNoAnchor:
 		return "is the volume of " + filepath.Dir(log.Anchor.File) + " mounted? If the anchor is lost for good: sigboxd anchor adopt --dir " + dir + " --log " + log.Name +
 			" --size N --root HEX, with the newest root that anybody was shown"

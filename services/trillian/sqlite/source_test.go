@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/google/trillian/types"
@@ -134,6 +135,31 @@ func TestSourceFinds(t *testing.T) {
 				t.Errorf("found node %d at level %d", *f.Index, *f.Level)
 			}
 		})
+	}
+}
+
+// Each of several is named, and they do not hide each other.
+func TestSourceFindsAll(t *testing.T) {
+	dir, tree := closedStorage(t, 600)
+	path := treePath(dir, tree.TreeId)
+	change(t, path, "DELETE FROM leaves WHERE idx IN (3, 4, 5, 400)")
+	change(t, path, "UPDATE leaves SET integrated = 1 WHERE idx IN (6, 599)")
+	flipNode(t, path, 0, 100, 1)
+	flipNode(t, path, 4, 20, 1)
+	r, err := verify.All(t.Context(), inspect(t, dir, tree.TreeId), nil)
+	must(t, err)
+	var got []string
+	for _, f := range r.Findings {
+		about, _, _ := strings.Cut(f.String(), " in ")
+		got = append(got, about)
+	}
+	want := "leaf 3, leaf 4, leaf 5, leaf fields of leaf 6, node 100 at level 0, node 20 at level 4, leaf 400, leaf fields of leaf 599"
+	if s := strings.Join(got[:min(len(got), 8)], ", "); s != want {
+		t.Errorf("found %s", s)
+	}
+	// The rows of the index for the four that are gone lead nowhere now.
+	if len(got) != 8+4 {
+		t.Errorf("%d findings: %v", len(got), got)
 	}
 }
 

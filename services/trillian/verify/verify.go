@@ -244,12 +244,11 @@ func Made(leaf uint64) []compact.NodeID {
 func (w *Walk) leaf(i uint64, l *Leaf, stored map[compact.NodeID][]byte) error {
 	node := stored[compact.NewNodeID(0, i)]
 	believed := node
-	switch {
-	case l == nil:
-		if len(w.Findings) == 0 || w.Findings[len(w.Findings)-1].What != LeafRow {
+	if l == nil {
+		if !w.unreadable(i) {
 			w.find(AboutLeaf(LeafRow, i, "it is missing"))
 		}
-	default:
+	} else {
 		value := rfc6962.DefaultHasher.HashLeaf(l.Value)
 		switch {
 		case bytes.Equal(value, l.Hash):
@@ -271,6 +270,16 @@ func (w *Walk) leaf(i uint64, l *Leaf, stored map[compact.NodeID][]byte) error {
 			w.find(aboutNode(id, is, computed))
 		}
 	})
+}
+
+// unreadable says that the leaf was just found to be so.
+func (w *Walk) unreadable(leaf uint64) bool {
+	for _, f := range w.Findings {
+		if f.What == LeafRow && f.Leaf != nil && *f.Leaf == leaf {
+			return true
+		}
+	}
+	return false
 }
 
 // Root is the root of the tree as far as the walk has come; nil if there is none.
