@@ -399,8 +399,10 @@ func (r *restorer) write(ctx context.Context, dir string) (done Restored, err er
 	if err := r.writeAnchors(l, &done); err != nil {
 		return done, err
 	}
-	if err := syncTree(dir); err != nil {
-		return done, err
+	for _, d := range []string{dir, l.data(""), l.audit()} { // the latter two may be elsewhere
+		if err := syncTree(d); err != nil {
+			return done, err
+		}
 	}
 	r.instance.Epoch = max(r.m.Epoch, r.epoch) + 1
 	done.Epoch = r.instance.Epoch
