@@ -62,7 +62,7 @@ how. 1: it could not be told.`,
 
 func printAudit(w io.Writer, r appliance.AuditReport) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	line := func(k string, format string, args ...any) {
+	line := func(k, format string, args ...any) {
 		fmt.Fprintf(tw, "%s\t%s\n", k, fmt.Sprintf(format, args...))
 	}
 	line("record", "%d lines in %d files, to line %d, SHA-256 %s", r.Trail.Records, r.Trail.Segments, r.Trail.Head.Seq, r.Trail.Head.Sum)

@@ -81,7 +81,7 @@ func (sc *scene) record(t *testing.T) calls {
 
 // injecting makes the next start run under strace with a fault at the nth call
 // of a thread.
-func (s *stage) injecting(call, fault string, n string) {
+func (s *stage) injecting(call, fault, n string) {
 	s.before = []string{
 		"strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "signal=none",
 		"-e", "trace=" + call, "-e", fmt.Sprintf("inject=%s:%s:when=%s", call, fault, n),

@@ -63,11 +63,11 @@ func parseSlot(slot []byte) (r record, err error) {
 		set  func(string) error
 	}{
 		{"instance", func(s string) error { r.instance = s; return nil }},
-		{"tree", func(s string) (err error) { r.tree, err = strconv.ParseInt(s, 10, 64); return }},
-		{"generation", func(s string) (err error) { r.generation, err = strconv.ParseUint(s, 10, 64); return }},
-		{"size", func(s string) (err error) { r.root.Size, err = strconv.ParseUint(s, 10, 64); return }},
+		{"tree", func(s string) (err error) { r.tree, err = strconv.ParseInt(s, 10, 64); return err }},
+		{"generation", func(s string) (err error) { r.generation, err = strconv.ParseUint(s, 10, 64); return err }},
+		{"size", func(s string) (err error) { r.root.Size, err = strconv.ParseUint(s, 10, 64); return err }},
 		{"root", func(s string) error { root = s; return nil }},
-		{"timestamp", func(s string) (err error) { r.root.Timestamp, err = strconv.ParseUint(s, 10, 64); return }},
+		{"timestamp", func(s string) (err error) { r.root.Timestamp, err = strconv.ParseUint(s, 10, 64); return err }},
 	} {
 		name, value, _ := bytes.Cut(lines[i+1], []byte{' '})
 		if string(name) != field.name || field.set(string(value)) != nil {

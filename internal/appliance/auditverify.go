@@ -367,7 +367,7 @@ func (f AuditFilter) has(typ string) bool {
 // AdoptAudit has the instance in dir, which must not run, go on with a damaged
 // audit record. It returns the damage; nil means that there was none to go on
 // from.
-func AdoptAudit(dir string) (damage error, err error) {
+func AdoptAudit(dir string) (damage, err error) {
 	l, instance, err := locate(dir)
 	if err != nil {
 		return nil, err

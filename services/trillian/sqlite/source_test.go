@@ -14,7 +14,7 @@ import (
 )
 
 // flipNode changes one byte of a stored node.
-func flipNode(t *testing.T, path string, level uint, index uint64, at uint64) {
+func flipNode(t *testing.T, path string, level uint, index, at uint64) {
 	t.Helper()
 	pos, err := position(compact.NewNodeID(level, index))
 	must(t, err)
