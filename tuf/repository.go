@@ -197,6 +197,10 @@ func checkTargetName(name string) error {
 // serving as they are. The bytes must not be changed.
 func (r *Repository) Files() map[string][]byte { return maps.Clone(r.files) }
 
+// Version is the timestamp's: of two states of a repository the newer has the
+// higher one.
+func (r *Repository) Version() int64 { return r.timestamp.Signed.Version }
+
 // Root is the first root, which clients pin.
 func (r *Repository) Root() []byte { return bytes.Clone(r.files[FirstRoot]) }
 

@@ -112,6 +112,9 @@ type Renewal struct {
 	// Fraction of the lifetime below which the rest is too short, in (0,1).
 	// Zero: one half.
 	Fraction float64
+	// AtLeast is the least version of snapshot and timestamp: clients may have seen
+	// any below it, of metadata that is lost.
+	AtLeast int64
 }
 
 // ExpiredError says that a role which only a ceremony can renew has expired.
@@ -160,6 +163,8 @@ func (r *Repository) Renew(now time.Time, p Renewal) (*Repository, error) {
 	if err != nil {
 		return nil, fmt.Errorf("timestamp: %w", err)
 	}
+	snapshotDue = snapshotDue || r.snapshot.Signed.Version < p.AtLeast
+	timestampDue = timestampDue || r.timestamp.Signed.Version < p.AtLeast
 	if !snapshotDue && !timestampDue {
 		return r, nil
 	}
@@ -171,7 +176,7 @@ func (r *Repository) Renew(now time.Time, p Renewal) (*Repository, error) {
 			return nil, fmt.Errorf("role snapshot: %w", err)
 		}
 		next := metadata.Snapshot(now.Add(lives.Snapshot))
-		next.Signed.Version = r.snapshot.Signed.Version + 1
+		next.Signed.Version = max(r.snapshot.Signed.Version+1, p.AtLeast)
 		next.Signed.Meta = maps.Clone(r.snapshot.Signed.Meta)
 		name := versioned(next.Signed.Version, metadata.SNAPSHOT)
 		if err := sign(files, name, next, signers); err != nil {
@@ -184,7 +189,7 @@ func (r *Repository) Renew(now time.Time, p Renewal) (*Repository, error) {
 		return nil, fmt.Errorf("role timestamp: %w", err)
 	}
 	next := metadata.Timestamp(now.Add(lives.Timestamp))
-	next.Signed.Version = r.timestamp.Signed.Version + 1
+	next.Signed.Version = max(r.timestamp.Signed.Version+1, p.AtLeast)
 	next.Signed.Meta = map[string]*metadata.MetaFiles{"snapshot.json": meta}
 	if err := sign(files, timestampName, next, signers); err != nil {
 		return nil, err

@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -36,16 +39,23 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ready":   cmdReady,
+			"unready": cmdUnready,
 			"newer":   cmdNewer,
 			"get":     cmdGet,
 			"appears": cmdAppears,
+			"exits":   cmdExits,
 		},
 	})
 }
 
 // cmdReady waits until the instance in a folder says that it would sign.
-func cmdReady(ts *testscript.TestScript, neg bool, args []string) {
-	socket := filepath.Join(ts.MkAbs(args[0]), "run", "admin.sock")
+func cmdReady(ts *testscript.TestScript, neg bool, args []string) { awaitStatus(ts, args[0], true) }
+
+// cmdUnready waits until it answers, and says that it would not.
+func cmdUnready(ts *testscript.TestScript, neg bool, args []string) { awaitStatus(ts, args[0], false) }
+
+func awaitStatus(ts *testscript.TestScript, dir string, ready bool) {
+	socket := filepath.Join(ts.MkAbs(dir), "run", "admin.sock")
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return unixsocket.Dial(ctx, socket)
 	}}}
@@ -55,13 +65,21 @@ func cmdReady(ts *testscript.TestScript, neg bool, args []string) {
 			var st appliance.Status
 			err = json.NewDecoder(resp.Body).Decode(&st)
 			resp.Body.Close()
-			if err == nil && st.Ready {
+			if err == nil && st.Ready == ready {
 				return
 			}
 		}
 		if time.Now().After(deadline) {
-			ts.Fatalf("not ready after a minute: %v", err)
+			ts.Fatalf("ready is not %t after a minute: %v", ready, err)
 		}
+	}
+}
+
+// cmdExits runs a command that must end with an exit code.
+func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
+	var exit *exec.ExitError
+	if err := ts.Exec(args[1], args[2:]...); !errors.As(err, &exit) || fmt.Sprint(exit.ExitCode()) != args[0] {
+		ts.Fatalf("%v, want exit code %s", err, args[0])
 	}
 }
 
@@ -88,6 +106,9 @@ func cmdNewer(ts *testscript.TestScript, neg bool, args []string) {
 // cmdGet expects a status for GET URL.
 func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
 	resp, err := http.Get(args[1])
+	for deadline := time.Now().Add(time.Minute); errors.Is(err, syscall.ECONNREFUSED) && time.Now().Before(deadline); resp, err = http.Get(args[1]) {
+		time.Sleep(20 * time.Millisecond) // it is being started
+	}
 	ts.Check(err)
 	resp.Body.Close()
 	if got := fmt.Sprint(resp.StatusCode); got != args[0] {

@@ -99,6 +99,9 @@ func quickstart(ctx context.Context, dir, listen string, listenGiven bool, log *
 
 	begun := time.Now()
 	if err := selfTest(ctx, dir, cfg.URL, a.Trust().RootChecksum()); err != nil {
+		if ctx.Err() != nil {
+			return <-ran // told to stop meanwhile
+		}
 		stop(err)
 		return errors.Join(fmt.Errorf("self-test: %w", err), <-ran)
 	}

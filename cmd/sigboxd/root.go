@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sigbox/sigbox/internal/appliance"
+	"github.com/sigbox/sigbox/internal/audit"
 	"github.com/sigbox/sigbox/internal/cli"
 	"github.com/sigbox/sigbox/internal/logging"
 	"github.com/sigbox/sigbox/internal/postgres"
@@ -27,7 +28,8 @@ issuers and a TUF repository, all on one port and in one folder.`,
   sigboxd serve --dir /var/lib/sigbox`,
 	}
 	cmd.PersistentFlags().String("log-level", "info", "what to log: debug, info, warn or error")
-	cmd.AddCommand(quickstartCommand(), initCommand(), serveCommand(), statusCommand(), tokenCommand(), upgradeCommand(), hashPasswordCommand(), versionCommand())
+	cmd.AddCommand(quickstartCommand(), initCommand(), serveCommand(), statusCommand(), doctorCommand(), tokenCommand(), upgradeCommand(), verifyLogsCommand(),
+		anchorCommand(), auditCommand(), backupCommand(), restoreCommand(), hashPasswordCommand(), versionCommand())
 	return cmd
 }
 
@@ -71,12 +73,22 @@ func explain(dir string, err error) error {
 		return usage("sigboxd serve --dir " + dir + " serves an instance that is there; a new one needs an empty folder")
 	case errors.Is(err, state.ErrNewer):
 		return usage("use the sigboxd that wrote it, or a newer one; going back is not possible")
+	case errors.Is(err, audit.ErrMissing):
+		return cli.Hint(err, "put the folder back from a backup; the record is never made anew")
+	case errors.Is(err, audit.ErrDamaged):
+		return &cli.Error{Code: cli.ExitNo, Err: err, Hint: "sigboxd audit verify --dir " + dir + " tells all that is wrong; then see docs/operations.md"}
 	case errors.Is(err, state.ErrLocked):
 		return cli.Hint(err, "sigboxd status --dir %s shows the one that runs", dir)
+	case errors.Is(err, appliance.ErrInUse):
+		return cli.Hint(err, "is a copy of this instance running, perhaps from another folder? one of the two must never be started again")
+	case errors.Is(err, appliance.ErrNotLocal):
+		return usage("storage.dir and storage.anchor_dir in sigbox.yaml must be on a local file system")
+	case errors.Is(err, appliance.ErrOlderRoot):
+		return &cli.Error{Code: cli.ExitNo, Err: err, Hint: "the anchor can be read and has a newer root: put the newer files of the log back"}
 	case errors.Is(err, postgres.ErrEmpty):
 		return usage("sigboxd init --dir DIR --config sigbox.yaml makes an instance, in an empty folder DIR and in the database")
 	case errors.Is(err, postgres.ErrExists):
-		return usage("sigboxd serve --dir DIR serves it, from a folder DIR with its sigbox.yaml, keys/ and certs/; a new one needs a database without a schema " + postgres.Schema)
+		return usage("sigboxd serve --dir DIR serves it, from a folder DIR with its sigbox.yaml, keys/, certs/ and anchor/; a new one needs a database without a schema " + postgres.Schema)
 	case errors.Is(err, appliance.ErrHalfMade):
 		return usage("if nothing in it is wanted: psql -c 'DROP SCHEMA " + postgres.Schema + " CASCADE', then sigboxd init")
 	case errors.Is(err, postgres.ErrOlder):
@@ -85,10 +97,16 @@ func explain(dir string, err error) error {
 		return usage("use the sigboxd that wrote it, or a newer one; going back is not possible")
 	case errors.Is(err, postgres.ErrUnsafe):
 		return usage("see docs/operations.md, PostgreSQL")
+	case errors.Is(err, appliance.ErrNotOnDatabase):
+		return usage("see docs/operations.md, PostgreSQL")
 	case errors.Is(err, appliance.ErrRequest):
 		return usage("sigboxd token --help")
+	case errors.Is(err, appliance.ErrNoLog):
+		return usage("the logs are ctlog and rekor")
 	case errors.Is(err, appliance.ErrConfig):
 		return usage("see docs/configuration.md")
+	case errors.Is(err, appliance.ErrSuperseded), errors.Is(err, appliance.ErrStillRuns):
+		return cli.Hint(err, "see Clones in docs/operations.md")
 	case errors.Is(err, appliance.ErrListen):
 		return cli.Hint(err, "is something else using the address? choose another with listen in sigbox.yaml")
 	}

@@ -63,12 +63,32 @@ func printStatus(w io.Writer, st appliance.Status) error {
 	} else {
 		line("running", "no")
 	}
+	if st.Epoch > 0 {
+		line("epoch", "%d (times restored)", st.Epoch)
+	}
+	if a := st.Archive; a != nil {
+		line("archive", "%s: %d entries of ctlog, %d of rekor", a.Dir, a.Sizes["ctlog"], a.Sizes["rekor"])
+		if a.Error != "" {
+			line("archive", "it does not follow: %s", a.Error)
+		}
+	}
 	line("ready to sign", "%s", map[bool]string{true: "yes", false: "no"}[st.Ready])
 	for _, p := range st.Problems {
 		line("problem", "%s: %s", p.Part, p.Reason)
 	}
 	for _, l := range st.Logs {
 		line("log "+l.Name, "%d entries, root %s", l.Size, l.Root)
+		if l.Frozen != nil {
+			line("frozen "+l.Name, "%s", l.Frozen.Reason)
+		}
+		line("anchor "+l.Name, "%d entries, root %s", l.Anchor.Size, l.Anchor.Root)
+		if s := l.Scrub; s != nil {
+			done := "no pass completed yet"
+			if s.Passes > 0 {
+				done = fmt.Sprintf("%d passes, the last of %d entries at %s", s.Passes, s.CompletedSize, s.Completed.Format(time.RFC3339))
+			}
+			line("scrub "+l.Name, "%d of %d entries; %s", s.Leaves, s.Size, done)
+		}
 	}
 	for _, i := range st.Issuers {
 		line("issuer", "%s", i)

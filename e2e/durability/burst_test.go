@@ -149,6 +149,7 @@ func (l *ledger) holds(t *testing.T) {
 	}
 	size, root = rekorHead(t, l.instance)
 	l.rekor.holds(t, size, root)
+	l.onRecord(t)
 }
 
 // holdsEntry finds an entry by its id and by the digest, with a proof that it
@@ -170,7 +171,12 @@ func (l *ledger) holdsEntry(t *testing.T, s *keyless.Signature) {
 	if err := l.verifier.Verify(&again); err != nil {
 		t.Fatalf("entry %s does not verify: %v", s.Entry.UUID, err)
 	}
+	l.holdsSearch(t, s)
+}
 
+// holdsSearch finds an entry by its digest.
+func (l *ledger) holdsSearch(t *testing.T, s *keyless.Signature) {
+	t.Helper()
 	query := fmt.Sprintf(`{"hash":"sha256:%x"}`, s.Digest)
 	resp, err := http.Post(l.instance.URL+"/api/v1/index/retrieve", "application/json", strings.NewReader(query))
 	if err != nil {

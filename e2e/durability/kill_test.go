@@ -3,6 +3,7 @@ package durability
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"math/rand/v2"
 	"net/url"
 	"os"
@@ -32,11 +33,48 @@ func testKillDuringBurst(t *testing.T, i *e2etest.Instance) {
 		e2etest.Eventually(t, time.Minute, "signatures to be acknowledged", func() bool { return l.count() >= enough })
 		i.Kill(t)
 		wait()
+		l.anchored(t)
 		took := i.Launch(t)
 		t.Logf("round %d: %d signatures acknowledged so far, ready %v after the restart", round, l.count(), took.Round(time.Millisecond))
 		l.holds(t)
 	}
 	t.Run("rekor-cli", func(t *testing.T) { l.rekorCLI(t) })
+}
+
+// anchored looks at what a killed process left: every entry is computed anew,
+// and nothing was shown to anybody that the anchors do not have.
+func (l *ledger) anchored(t *testing.T) {
+	t.Helper()
+	r := l.instance.Sigboxd().OK(t, "verify-logs", "--dir", l.instance.Dir, "--json")
+	var reports []struct {
+		Name   string
+		Size   uint64
+		Anchor struct {
+			Size uint64
+			Root string
+		}
+	}
+	if err := json.Unmarshal([]byte(r.Stdout), &reports); err != nil {
+		t.Fatal(err, r)
+	}
+	shown := map[string]*witness{"rekor": l.rekor, "ctlog": l.ct}
+	for _, log := range reports {
+		if log.Anchor.Size > log.Size {
+			t.Errorf("%s: %d entries, %d are anchored", log.Name, log.Size, log.Anchor.Size)
+		}
+		largest := shown[log.Name].largest()
+		if log.Anchor.Size < largest {
+			t.Errorf("%s: a tree of %d entries was shown, %d are anchored", log.Name, largest, log.Anchor.Size)
+		}
+		// Its root, too, has to be the one that others were shown, now or later.
+		if err := shown[log.Name].saw(log.Anchor.Size, log.Anchor.Root); err != nil {
+			t.Errorf("%s: %v", log.Name, err)
+		}
+		delete(shown, log.Name)
+	}
+	if len(shown) > 0 {
+		t.Errorf("no reports of %v", shown)
+	}
 }
 
 // rekorCLI has an auditor's tool look for every entry: it verifies promise,

@@ -49,6 +49,16 @@ func (w *witness) saw(size uint64, root string) error {
 	return nil
 }
 
+// largest is the size of the largest tree that anybody was shown.
+func (w *witness) largest() (size uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for s := range w.roots {
+		size = max(size, s)
+	}
+	return size
+}
+
 // sawCheckpoint notes the tree head of a signed note: origin, size, root.
 func (w *witness) sawCheckpoint(checkpoint string) error {
 	lines := strings.Split(checkpoint, "\n")

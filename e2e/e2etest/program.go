@@ -35,6 +35,15 @@ func (p *Program) environ() []string {
 	return append(append(clean, theTrap.environ()...), p.Env...)
 }
 
+// Command is the program with its arguments, ready to be started, for tests that
+// do more to a process than run it.
+func (p *Program) Command(args ...string) *exec.Cmd { return p.command(exec.Command(p.Path, args...)) }
+
+func (p *Program) command(cmd *exec.Cmd) *exec.Cmd {
+	cmd.Dir, cmd.Env = p.Dir, p.environ()
+	return cmd
+}
+
 // A Result is what one run of a program left.
 type Result struct {
 	Command string
@@ -52,8 +61,7 @@ func (p *Program) Run(t testing.TB, args ...string) Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, p.Path, args...)
-	cmd.Dir, cmd.Env = p.Dir, p.environ()
+	cmd := p.command(exec.CommandContext(ctx, p.Path, args...))
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.WaitDelay = 5 * time.Second

@@ -12,7 +12,7 @@ import (
 
 // Replicas makes an instance on a PostgreSQL server of the test's own, with
 // `sigboxd init`, and starts so many replicas of it. The first listens at the
-// instance's URL; the others, in folders that share its keys and certificates,
+// instance's URL; the others, in folders with its keys, certificates and anchors,
 // at one of their own.
 func Replicas(t testing.TB, n int) ([]*Instance, *pgtest.Server) {
 	t.Helper()
@@ -38,28 +38,31 @@ func Replicas(t testing.TB, n int) ([]*Instance, *pgtest.Server) {
 		dir, listen := first, addr
 		if i > 0 {
 			dir, listen = filepath.Join(work, fmt.Sprintf("replica%d", i)), FreeAddress(t)
-			for _, shared := range []string{"keys", "certs"} {
+			for _, shared := range []string{"keys", "certs", "anchor"} {
 				if err := os.CopyFS(filepath.Join(dir, shared), os.DirFS(filepath.Join(first, shared))); err != nil {
 					t.Fatal(err)
 				}
 			}
-			restrict(t, filepath.Join(dir, "keys"))
+			for _, private := range []string{"keys", "anchor"} {
+				restrict(t, filepath.Join(dir, private))
+			}
 			if err := os.WriteFile(filepath.Join(dir, "sigbox.yaml"), configuration(listen), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
-		r := NewInstance(t, dir, "http://"+listen, "serve", "--dir", dir)
+		replicas = append(replicas, NewInstance(t, dir, "http://"+listen, "serve", "--dir", dir))
+	}
+	for i, r := range replicas {
 		if i == 0 {
 			r.Start(t)
 		} else {
 			r.Launch(t) // its status names the instance's URL, not its own
 		}
-		replicas = append(replicas, r)
 	}
 	return replicas, server
 }
 
-// restrict gives key files back the mode that a copy does not keep.
+// restrict gives files back the mode that a copy does not keep.
 func restrict(t testing.TB, dir string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)

@@ -1,8 +1,13 @@
 package interop
 
 import (
+	"io"
+	"net/http"
 	"path/filepath"
 	"testing"
+
+	"github.com/sigbox/sigbox/e2e/e2etest"
+	"github.com/sigbox/sigbox/e2e/stock"
 )
 
 func TestBlob(t *testing.T) {
@@ -75,5 +80,31 @@ func TestSpoiledBundle(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestVerifyWithNobodyToAsk verifies from a bundle and a trusted root alone,
+// after the instance has been stopped.
+func TestVerifyWithNobodyToAsk(t *testing.T) {
+	s := newStage(t)
+	blob := writeFile(t, "verified long after")
+	bundle := filepath.Join(t.TempDir(), "bundle.json")
+	s.sigbox(t).ok(t, "sign-blob", append(s.signing(t), "--bundle", bundle, blob)...)
+	resp, err := http.Get(s.URL + "/trust/trusted_root.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	root, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusted := writeFile(t, string(root))
+	s.Stop(t)
+	for _, program := range []string{e2etest.Build(t, "sigbox"), stock.Path(t, stock.Cosign3)} {
+		p := e2etest.NewProgram(t, program) // one that was never told of the instance
+		verify := append([]string{"verify-blob", "--trusted-root", trusted, "--bundle", bundle}, s.identity()...)
+		p.OK(t, append(verify, blob)...)
+		p.Refuses(t, append(saysSignature, "digest", "hash"), append(verify, writeFile(t, "another"))...)
 	}
 }

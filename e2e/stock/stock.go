@@ -57,12 +57,7 @@ func Path(t testing.TB, tool Tool) string {
 	root := ModuleRoot(t)
 	Track(t, root)
 	dir := filepath.Join(root, "tools", tool.Module)
-	out := filepath.Join(cacheDir(t), tool.name()+"-"+fingerprint(t, dir), tool.name())
-	if exists(out) {
-		return out
-	}
-	unlock := Lock(t, filepath.Join(cacheDir(t), "build.lock"))
-	defer unlock.Close()
+	out := filepath.Join(CacheDir(t), tool.name()+"-"+fingerprint(t, dir), tool.name())
 	if exists(out) {
 		return out
 	}
@@ -70,9 +65,34 @@ func Path(t testing.TB, tool Tool) string {
 	if target == "" {
 		target = "tool"
 	}
+	fetch(t, dir, target)
+	unlock := LockBuilds(t)
+	defer unlock.Close()
+	if exists(out) {
+		return out
+	}
 	t.Logf("building %s, once; this can take minutes", tool.name())
 	build(t, unlock, dir, out, target)
 	return out
+}
+
+// fetch downloads what the program is made of, which needs no lock.
+func fetch(t testing.TB, dir, target string) {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-deps", "-f", "{{.Dir}}", target)
+	cmd.Dir = dir
+	cmd.Env = environ()
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("fetching the sources of %s: %v\n%s", target, err, said.Bytes())
+	}
+}
+
+// environ has CGO off, as in the product: no compiler but Go's is asked of a
+// machine.
+func environ() []string {
+	return append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-buildvcs=false")
 }
 
 // build runs the compiler and moves the finished program into place. The lock's
@@ -91,8 +111,7 @@ func build(t testing.TB, lock *os.File, dir, out, target string) {
 
 	cmd := exec.Command("go", "build", "-o", out+".new", target)
 	cmd.Dir = dir
-	// CGO off as in the product: no compiler but Go's is asked of a machine.
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=-buildvcs=false")
+	cmd.Env = environ()
 	cmd.Stdout, cmd.Stderr = log, log // a file, not a pipe: go test waits for pipes
 	cmd.ExtraFiles = []*os.File{lock}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -115,10 +134,10 @@ func build(t testing.TB, lock *os.File, dir, out, target string) {
 	}
 }
 
-// Lock takes an exclusive lock on a file, made if missing. Closing the file
-// gives the lock back.
-func Lock(t testing.TB, path string) *os.File {
+// LockBuilds makes the other builds of this user wait until the file is closed.
+func LockBuilds(t testing.TB) *os.File {
 	t.Helper()
+	path := filepath.Join(CacheDir(t), "build.lock")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		t.Fatal(err)
@@ -170,7 +189,8 @@ func fingerprint(t testing.TB, dir string) string {
 	return fmt.Sprintf("%x", h.Sum(nil)[:8])
 }
 
-func cacheDir(t testing.TB) string {
+// CacheDir is where built programs are kept from one run to the next.
+func CacheDir(t testing.TB) string {
 	t.Helper()
 	base, err := os.UserCacheDir()
 	if err != nil {

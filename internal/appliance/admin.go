@@ -18,27 +18,23 @@ import (
 
 // Status is what "sigboxd status" tells.
 type Status struct {
-	Running    bool      `json:"running"`
-	Ready      bool      `json:"ready"`
-	Problems   []Problem `json:"problems,omitempty"`
-	ID         string    `json:"id"`
-	URL        string    `json:"url"`
-	Version    string    `json:"version,omitempty"`
-	PID        int       `json:"pid,omitempty"`
-	Started    time.Time `json:"started,omitzero"`
-	RootSHA256 string    `json:"root_sha256"`
-	Logs       []LogSize `json:"logs,omitempty"`
-	Expiries   []Expiry  `json:"expiries,omitempty"`
-	Issuers    []string  `json:"issuers,omitempty"`
-	Quickstart bool      `json:"quickstart,omitempty"`
-}
-
-// LogSize is the state of one transparency log.
-type LogSize struct {
-	Name   string `json:"name"`
-	TreeID int64  `json:"tree_id"`
-	Size   uint64 `json:"size"` // entries
-	Root   string `json:"root"` // hexadecimal
+	Running    bool        `json:"running"`
+	Ready      bool        `json:"ready"`
+	Problems   []Problem   `json:"problems,omitempty"`
+	ID         string      `json:"id"`
+	URL        string      `json:"url"`
+	Version    string      `json:"version,omitempty"`
+	PID        int         `json:"pid,omitempty"`
+	Started    time.Time   `json:"started,omitzero"`
+	RootSHA256 string      `json:"root_sha256"`
+	Logs       []LogStatus `json:"logs,omitempty"`
+	Expiries   []Expiry    `json:"expiries,omitempty"`
+	Issuers    []string    `json:"issuers,omitempty"`
+	Quickstart bool        `json:"quickstart,omitempty"`
+	// Epoch counts how often the instance was restored from a backup.
+	Epoch int `json:"epoch"`
+	// Archive is known while an instance runs that has one.
+	Archive *ArchiveStatus `json:"archive,omitempty"`
 }
 
 // Expiry is a date after which something stops being believed.
@@ -70,6 +66,8 @@ func (a *Appliance) adminHandler() http.Handler {
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, a.Status(r.Context()))
 	})
+	mux.HandleFunc("POST /verify-logs", a.serveVerify)
+	mux.HandleFunc("POST /backup", a.serveBackup)
 	mux.HandleFunc("POST /token", func(w http.ResponseWriter, r *http.Request) {
 		var req TokenRequest
 		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4<<10))
@@ -85,6 +83,7 @@ func (a *Appliance) adminHandler() http.Handler {
 		}
 		writeJSON(w, answer)
 	})
+	mux.Handle("GET "+ctPath+"/ct/v1/", a.ct) // to be read whatever stands before the origin
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
@@ -99,7 +98,6 @@ func writeJSON(w http.ResponseWriter, v any) {
 // adminClient talks to the instance in dir over its socket.
 func adminClient(socket string) *http.Client {
 	return &http.Client{
-		Timeout: 30 * time.Second,
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -114,6 +112,8 @@ func adminClient(socket string) *http.Client {
 }
 
 func askAdmin(ctx context.Context, socket, method, path string, body io.Reader, answer any) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, "http://sigboxd"+path, body)
 	if err != nil {
 		return err

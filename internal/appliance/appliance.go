@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -49,6 +48,11 @@ const (
 // cover it.
 const certificateLifetime = 10 * time.Minute
 
+// versionsPerEpoch is how many versions of the TUF metadata that is signed online
+// a restored instance leaves out: clients may have seen some that are lost, and
+// refuse lower ones.
+const versionsPerEpoch = 1_000_000
+
 // maxBody bounds any request body that has no bound of its own, in bytes.
 const maxBody = 1 << 20
 
@@ -66,9 +70,15 @@ type Appliance struct {
 	services *services
 	logs     *trillian.Service
 	ci       *issuer.CI
+	people   *issuer.People // nil where nobody could sign in
+	rekorLog *rekor.Service
 	trust    *trust
+	writes   writes
+	archiver *archiver  // nil without an archive
+	copying  sync.Mutex // held while a backup is made
 	ready    *readiness
 	server   *front.Server
+	ct       http.Handler
 	issuers  []string // that Fulcio trusts
 	chains   struct{ fulcio, tsa []*x509.Certificate }
 
@@ -85,7 +95,7 @@ func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Appliance, e
 	if err != nil {
 		return nil, err
 	}
-	l, err := locate(dir)
+	l, _, err := locate(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +123,10 @@ func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Appliance, e
 	if a.lock, err = state.Acquire(dir); err != nil {
 		return nil, err
 	}
-	if a.audit, err = l.openAudit(a.db); err != nil {
+	if err := a.checkEpoch(a.instance); err != nil {
+		return nil, err
+	}
+	if a.audit, err = l.openAudit(a.db, a.instance.ID, logger); err != nil {
 		return nil, err
 	}
 	if err := a.open(ctx); err != nil {
@@ -138,10 +151,12 @@ func (a *Appliance) open(ctx context.Context) error {
 		}
 	}
 
-	a.logs, err = trillian.New(ctx, trillian.Config{
-		Dir: a.layout.logs(), Postgres: a.db.DSN(), SocketDir: a.run(), SequenceOnWrite: *a.cfg.Log.SequenceOnWrite,
-		SequenceInterval: a.cfg.Log.SequenceInterval, Logger: a.named("trillian"), Metrics: a.registry,
-	})
+	logs, err := a.logsConfig(a.instance, a.named("trillian"))
+	if err != nil {
+		return err
+	}
+	logs.Metrics = a.registry
+	a.logs, err = trillian.New(ctx, logs)
 	if err != nil {
 		return fmt.Errorf("opening log storage: %w", err)
 	}
@@ -166,7 +181,7 @@ func (a *Appliance) open(ctx context.Context) error {
 
 	ct, err := ctlog.New(ctx, ctlog.Config{
 		TreeID: a.instance.CTTree, Signer: signers[keyCT], Roots: a.chains.fulcio[len(a.chains.fulcio)-1:],
-		Log: a.logs.Client(), Dir: a.run(), Logger: a.named("ctlog"),
+		Log: a.logs.Client(), Dir: a.run(), Logger: a.named("ctlog"), Frozen: a.frozen(a.instance.CTTree),
 	})
 	if err != nil {
 		return fmt.Errorf("opening the ct log: %w", err)
@@ -194,11 +209,13 @@ func (a *Appliance) open(ctx context.Context) error {
 	log, err := rekor.New(ctx, rekor.Config{
 		TreeID: a.instance.RekorTree, Signer: signers[keyRekor], Hostname: hostname(a.cfg.URL),
 		TrillianAddress: address, TrillianPort: port, Dir: a.layout.rekor(), Postgres: a.db.Pool(), MaxBodyBytes: a.cfg.Rekor.MaxBodyBytes,
-		Audit: a.audit.Append, Logger: a.named("rekor"), Metrics: a.registry,
+		Audit: a.audit.Append, Logger: a.named("rekor"), Metrics: a.registry, Frozen: a.frozen(a.instance.RekorTree),
+		Outbox: a.archive() != "",
 	})
 	if err != nil {
 		return fmt.Errorf("opening rekor: %w", err)
 	}
+	a.rekorLog = log
 	if err := a.services.start("rekor", log); err != nil {
 		return err
 	}
@@ -220,32 +237,38 @@ func (a *Appliance) open(ctx context.Context) error {
 	if sum := a.trust.Repository().RootChecksum(); sum != a.instance.RootSHA256 {
 		return fmt.Errorf("the first TUF root has SHA-256 %s, but the instance was made with %s: clients would refuse it", sum, a.instance.RootSHA256)
 	}
+	a.trust.atLeast = int64(a.instance.Epoch) * versionsPerEpoch
 	if err := a.services.start("tuf", a.trust); err != nil {
 		return err
 	}
 
+	a.ct = ct.Handler()
+	if err := a.startArchive(ctx); err != nil {
+		return err
+	}
 	a.watch()
+	// Without the CT log no certificate could be issued: that is said before a
+	// one-time token is spent.
+	issue := a.ready.writable(ca.Handler(), a.frozen(a.instance.CTTree))
 	routes := map[string]http.Handler{
-		"/api/v1/signingCert":         a.ready.writable(ca.Handler()),
-		"/api/v1/rootCert":            ca.Handler(),
-		"/api/v2/":                    a.ready.writable(ca.Handler()),
-		"/api/v1/log":                 log.Handler(),
-		"/api/v1/log/":                a.ready.writable(log.Handler()),
-		"/api/v1/index/retrieve":      log.Handler(),
-		"/api/v1/timestamp":           stamps.Handler(),
-		"/api/v1/timestamp/certchain": stamps.Handler(),
-		ctPath + "/ct/v1/":            a.ready.writable(ct.Handler()),
-		ciPath + "/":                  a.ci.Handler(),
-		tufPath + "/":                 a.trust.tufHandler(),
-		trustPath + "/":               a.trust.trustHandler(map[string][]byte{"ca.pem": pki.Encode(a.chains.fulcio...), "tsa.pem": pki.Encode(a.chains.tsa...)}),
-		"/healthz":                    healthHandler(),
-		"/readyz":                     a.ready.readyHandler(),
+		"/api/v1/signingCert":          issue,
+		"/api/v1/rootCert":             ca.Handler(),
+		"/api/v2/":                     issue,
+		"/api/v1/log":                  log.Handler(),
+		"/api/v1/log/":                 a.ready.writable(log.Handler()),
+		"/api/v1/log/entries/retrieve": log.Handler(), // a POST that reads
+		"/api/v1/index/retrieve":       log.Handler(),
+		"/api/v1/timestamp":            stamps.Handler(),
+		"/api/v1/timestamp/certchain":  stamps.Handler(),
+		ctPath + "/ct/v1/":             a.ready.writable(ct.Handler()),
+		ciPath + "/":                   a.ci.Handler(),
+		tufPath + "/":                  a.trust.tufHandler(),
+		trustPath + "/":                a.trust.trustHandler(map[string][]byte{"ca.pem": pki.Encode(a.chains.fulcio...), "tsa.pem": pki.Encode(a.chains.tsa...)}),
+		"/healthz":                     healthHandler(),
+		"/readyz":                      a.ready.readyHandler(),
 	}
 	if people != nil {
 		routes[peoplePath+"/"] = people
-	}
-	for path, h := range routes {
-		routes[path] = a.db.honest(h)
 	}
 	return a.compose(routes)
 }
@@ -303,31 +326,43 @@ func (a *Appliance) loadChains(signers map[string]crypto.Signer) error {
 
 // watch says what must hold for a signature to succeed.
 func (a *Appliance) watch() {
-	a.ready.space = &space{min: a.cfg.Limits.MinFreeBytes}
+	a.ready.space = &space{dirs: []string{a.anchors()}, min: a.cfg.Limits.MinFreeBytes}
+	if a.db == nil {
+		a.ready.space.dirs = append(a.ready.space.dirs, a.data(""), a.layout.audit())
+	}
+	a.ready.add("disk", a.ready.space.check)
+	a.ready.gate = a.ready.space.check
 	if a.db != nil {
 		a.ready.add("database", a.db.problem)
-		a.ready.gate = a.db.problem
-	} else {
-		a.ready.space.dirs = []string{a.data(""), filepath.Dir(a.layout.audit())}
-		a.ready.add("disk", a.ready.space.check)
-		a.ready.gate = a.ready.space.check
+		a.ready.gate = func(ctx context.Context) error { return errors.Join(a.ready.space.check(ctx), a.db.problem(ctx)) }
 	}
-	a.ready.add("audit", func(context.Context) error { return a.audit.Err() })
+	a.ready.record = a.audit.Check
+	a.ready.add("audit", a.audit.Check)
 	a.ready.add("services", func(context.Context) error { return context.Cause(a.services.ctx) })
 	a.ready.add("fulcio", func(context.Context) error {
 		return chainCovers(a.chains.fulcio, time.Now(), certificateLifetime)
 	})
 	a.ready.add("tsa", func(context.Context) error { return chainCovers(a.chains.tsa, time.Now(), 0) })
 	a.ready.add("tuf", func(context.Context) error { return a.trust.problem(time.Now()) })
-	for name, id := range map[string]int64{"ctlog": a.instance.CTTree, "rekor": a.instance.RekorTree} {
-		a.ready.add(name, func(ctx context.Context) error {
-			_, _, err := a.logs.Size(ctx, id)
-			return err
+	for _, log := range logsOf(a.instance) {
+		a.ready.add(log.name, func(ctx context.Context) error {
+			if _, _, err := a.logs.Size(ctx, log.tree); err != nil {
+				return err
+			}
+			return a.logs.Frozen(log.tree)
 		})
 	}
 }
 
+// frozen tells why nothing may be signed for a log, if so.
+func (a *Appliance) frozen(tree int64) func() error {
+	return func() error { return a.logs.Frozen(tree) }
+}
+
 func (a *Appliance) compose(routes map[string]http.Handler) (err error) {
+	for path, h := range routes {
+		routes[path] = a.writes.track(a.db.honest(h))
+	}
 	cfg := front.Config{
 		Routes: routes, MaxBodyBytes: max(maxBody, a.cfg.Rekor.MaxBodyBytes), MaxInFlight: a.cfg.Limits.MaxInFlight,
 		MaxQueued: a.cfg.Limits.MaxQueued, DrainTimeout: a.cfg.Limits.DrainTimeout, Logger: a.named("front"), Metrics: a.registry,
@@ -363,8 +398,8 @@ var ErrListen = errors.New("listening")
 // the origin drains first, storage closes last.
 func (a *Appliance) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, a.close()) }()
-	if err := a.audit.Append(ctx, audit.Event{Type: audit.Started, Service: "sigboxd", Fields: map[string]any{
-		"instance": a.instance.ID, "version": version.Get().Version,
+	if err := a.note(ctx, audit.Event{Type: audit.Started, Service: "sigboxd", Fields: map[string]any{
+		"version": version.Get().Version,
 	}}); err != nil {
 		return err
 	}
@@ -400,6 +435,9 @@ func (a *Appliance) Run(ctx context.Context) (err error) {
 	err = a.server.Run(frontCtx, a.Listener)
 	stop(nil)
 	side.Wait()
+	// A backup under way has lost its reader; it ends before what it reads is closed.
+	a.copying.Lock()
+	defer a.copying.Unlock()
 	a.Listener, a.admin, a.metrics = nil, nil, nil
 	if err != nil {
 		return err
@@ -408,7 +446,17 @@ func (a *Appliance) Run(ctx context.Context) (err error) {
 		return cause
 	}
 	a.logger.Info("stopping", "cause", context.Cause(ctx))
-	return a.audit.Append(context.WithoutCancel(ctx), audit.Event{Type: audit.Stopped, Service: "sigboxd"})
+	return a.note(context.WithoutCancel(ctx), audit.Event{Type: audit.Stopped, Service: "sigboxd"})
+}
+
+// note records an event of the instance's own. A record that is damaged takes
+// none; /readyz says so, and what is there is served all the same.
+func (a *Appliance) note(ctx context.Context, e audit.Event) error {
+	err := a.audit.Append(ctx, e)
+	if errors.Is(err, audit.ErrDamaged) {
+		return nil
+	}
+	return err
 }
 
 // close ends what Open started, in reverse.
@@ -440,13 +488,14 @@ func (a *Appliance) Status(ctx context.Context) Status {
 	st := Status{
 		Running: true, Ready: len(problems) == 0, Problems: problems, ID: a.instance.ID, URL: a.cfg.URL,
 		Version: version.Get().Version, PID: os.Getpid(), Started: a.started.UTC(), RootSHA256: a.instance.RootSHA256,
-		Quickstart: a.cfg.Quickstart, Issuers: a.issuers,
+		Quickstart: a.cfg.Quickstart, Issuers: a.issuers, Epoch: a.instance.Epoch,
 	}
-	for _, log := range []LogSize{{Name: "ctlog", TreeID: a.instance.CTTree}, {Name: "rekor", TreeID: a.instance.RekorTree}} {
-		size, root, err := a.logs.Size(ctx, log.TreeID)
-		if err == nil { // or else it is among the problems
-			log.Size, log.Root = size, hex.EncodeToString(root)
-			st.Logs = append(st.Logs, log)
+	if a.archiver != nil {
+		st.Archive = a.archiver.status()
+	}
+	for _, log := range logsOf(a.instance) {
+		if state, err := a.logs.State(log.tree); err == nil { // or else it is among the problems
+			st.Logs = append(st.Logs, logStatus(log, state))
 		}
 	}
 	for _, e := range a.trust.Repository().Expiries() {

@@ -164,7 +164,7 @@ func TestInitLeavesNothingBehind(t *testing.T) {
 	if err := os.WriteFile(blocker, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	conf := "url: http://127.0.0.1:1\nlisten: 127.0.0.1:1\naudit_file: " + blocker + "/audit.jsonl\n"
+	conf := "url: http://127.0.0.1:1\nlisten: 127.0.0.1:1\naudit_dir: " + blocker + "/audit\n"
 	if _, err := appliance.Init(t.Context(), dir, []byte(conf), time.Now(), slog.New(slog.DiscardHandler)); err == nil {
 		t.Fatal("init passed")
 	}

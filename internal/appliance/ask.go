@@ -16,30 +16,31 @@ import (
 	"github.com/sigbox/sigbox/services/issuer"
 )
 
-// locate reads what the folder says of its instance: that it holds one, and its
-// configuration.
-func locate(dir string) (layout, error) {
+// locate reads what the folder says of its instance. With PostgreSQL that is
+// the configuration alone: knowInstance asks the database for the rest.
+func locate(dir string) (layout, state.Instance, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return layout{}, err
+		return layout{}, state.Instance{}, err
 	}
 	cfg, err := config.Load(dir)
 	if err == nil && cfg.Storage.Engine == config.Postgres {
-		return layout{dir, cfg}, nil
+		return layout{dir, cfg}, state.Instance{}, nil
 	}
 	// A folder that is missing or half-made says more than its configuration.
-	if _, err := state.Load(dir); err != nil {
-		return layout{}, err
+	instance, stateErr := state.Load(dir)
+	if stateErr != nil {
+		return layout{}, instance, stateErr
 	}
 	if err != nil {
-		return layout{}, fmt.Errorf("%w: %w", ErrConfig, err)
+		return layout{}, instance, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	return layout{dir, cfg}, nil
+	return layout{dir, cfg}, instance, nil
 }
 
 // AskStatus tells how the instance in dir is, running or not.
 func AskStatus(ctx context.Context, dir string) (Status, error) {
-	l, err := locate(dir)
+	l, _, err := locate(dir)
 	if err != nil {
 		return Status{}, err
 	}
@@ -56,8 +57,16 @@ func AskStatus(ctx context.Context, dir string) (Status, error) {
 		defer db.Close()
 	}
 	st = Status{
-		ID: instance.ID, URL: instance.URL, RootSHA256: instance.RootSHA256, Quickstart: l.cfg.Quickstart,
+		ID: instance.ID, URL: instance.URL, RootSHA256: instance.RootSHA256, Quickstart: l.cfg.Quickstart, Epoch: instance.Epoch,
 		Problems: []Problem{{"process", ErrNotRunning.Error()}},
+	}
+	if st.Logs, err = readLogs(ctx, l, instance); err != nil {
+		st.Problems = append(st.Problems, Problem{"logs", err.Error()})
+	}
+	for _, log := range st.Logs {
+		if log.Frozen != nil {
+			st.Problems = append(st.Problems, Problem{log.Name, log.Frozen.Reason})
+		}
 	}
 	repo, err := l.repositories(db).load(ctx)
 	if err != nil {
@@ -73,7 +82,7 @@ func AskStatus(ctx context.Context, dir string) (Status, error) {
 // AskToken has the instance in dir mint a token of its /ci issuer. Where it
 // does not run, the key is used directly.
 func AskToken(ctx context.Context, dir string, req TokenRequest) (TokenAnswer, error) {
-	l, err := locate(dir)
+	l, _, err := locate(dir)
 	if err != nil {
 		return TokenAnswer{}, err
 	}

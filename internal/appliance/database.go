@@ -107,6 +107,7 @@ func openDatabase(ctx context.Context, cfg *config.Config) (_ *database, made st
 	if made.ID == "" || made.ID != d.id || made.CTTree == 0 || made.RekorTree == 0 {
 		return nil, made, errors.New("the instance in the database is damaged: id or tree ids are missing")
 	}
+	made.Epoch = int(d.epoch) // the row's is the one that counts
 	return d, made, nil
 }
 
@@ -123,7 +124,7 @@ func (d *database) complete(ctx context.Context, made state.Instance, signers ma
 	if err != nil {
 		return err
 	}
-	_, err = d.pool.Exec(ctx, `INSERT INTO instance (id, epoch, content, keys) VALUES ($1, 1, $2, $3)`, made.ID, content, sums)
+	_, err = d.pool.Exec(ctx, `INSERT INTO instance (id, epoch, content, keys) VALUES ($1, $2, $3, $4)`, made.ID, made.Epoch, content, sums)
 	if err != nil {
 		return fmt.Errorf("writing the instance: %w", err)
 	}
@@ -273,7 +274,7 @@ func (w *honestWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // Upgrade brings the schema of the database of the instance in dir to this
 // program's version. Replicas must not run meanwhile.
 func Upgrade(ctx context.Context, dir string) (err error) {
-	l, err := locate(dir)
+	l, _, err := locate(dir)
 	if err != nil {
 		return err
 	}

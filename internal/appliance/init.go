@@ -20,7 +20,9 @@ import (
 	"github.com/sigbox/sigbox/internal/durable"
 	"github.com/sigbox/sigbox/internal/keys"
 	"github.com/sigbox/sigbox/internal/pki"
+	"github.com/sigbox/sigbox/internal/postgres"
 	"github.com/sigbox/sigbox/internal/state"
+	"github.com/sigbox/sigbox/services/trillian"
 	"github.com/sigbox/sigbox/tuf"
 )
 
@@ -60,6 +62,9 @@ func Init(ctx context.Context, dir string, configuration []byte, now time.Time, 
 	}()
 
 	l := layout{dir, cfg}
+	id := make([]byte, 16)
+	rand.Read(id) // never fails, or the runtime ends the program
+	made.ID = hex.EncodeToString(id)
 	stores, err := l.newStores(ctx, logger)
 	if err != nil {
 		return made, err
@@ -77,7 +82,15 @@ func Init(ctx context.Context, dir string, configuration []byte, now time.Time, 
 	if err != nil {
 		return made, err
 	}
-	if made, err = stores.make(ctx); err != nil {
+	if err := l.claimAnchors(); err != nil {
+		return made, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, removeContents(l.anchors()))
+		}
+	}()
+	if err := stores.make(ctx, &made); err != nil {
 		return made, err
 	}
 	repo, signers, err := l.makeTrust(pass, now)
@@ -88,11 +101,9 @@ func Init(ctx context.Context, dir string, configuration []byte, now time.Time, 
 		return made, fmt.Errorf("writing the tuf repository: %w", err)
 	}
 
-	id := make([]byte, 16)
-	rand.Read(id) // never fails, or the runtime ends the program
-	made.Schema, made.ID, made.Created = state.Schema, hex.EncodeToString(id), now.UTC().Truncate(time.Second)
+	made.Schema, made.Created = state.Schema, now.UTC().Truncate(time.Second)
 	made.URL, made.RootSHA256 = cfg.URL, repo.RootChecksum()
-	if err := syncTree(dir); err != nil {
+	if err := errors.Join(syncTree(dir), syncTree(l.anchors())); err != nil {
 		return made, err
 	}
 	return made, stores.complete(ctx, made, signers)
@@ -104,6 +115,9 @@ var ErrConfig = errors.New("configuration")
 // removeContents undoes an init that failed. The folder was empty before.
 func removeContents(dir string) error {
 	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	for _, e := range entries {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
 	}
@@ -127,6 +141,58 @@ func (l layout) readOrMakePassphrase() (keys.Passphrase, error) {
 	}
 	p = keys.GeneratePassphrase()
 	return p, p.WriteFile(l.passphrase())
+}
+
+// claimAnchors takes the anchors' folder, which may be outside of the instance's
+// own.
+func (l layout) claimAnchors() error {
+	entries, err := os.ReadDir(l.anchors())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("making anchors: %w", err)
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("%s, where the anchors would be: %w", l.anchors(), state.ErrExists)
+	}
+	return nil
+}
+
+// logsConfig is about the logs' storage.
+func (l layout) logsConfig(instance state.Instance, logger *slog.Logger) (cfg trillian.Config, err error) {
+	cfg = trillian.Config{
+		Dir: l.logs(), AnchorDir: l.anchors(), Instance: instance.ID, SocketDir: l.run(), SequenceOnWrite: *l.cfg.Log.SequenceOnWrite,
+		SequenceInterval: l.cfg.Log.SequenceInterval, ScrubRate: l.cfg.Log.ScrubBytesPerSecond, ScrubInterval: l.cfg.Log.ScrubInterval,
+		Logger: logger,
+	}
+	if l.cfg.Storage.Engine == config.Postgres {
+		cfg.Dir = ""
+		if cfg.Postgres, err = postgres.ReadDSN(l.cfg.Path(l.cfg.Storage.DSNFile)); err != nil {
+			return cfg, fmt.Errorf("%w: %w", ErrConfig, err)
+		}
+	}
+	return cfg, nil
+}
+
+// makeLogs makes both logs, in storage that is empty.
+func (l layout) makeLogs(ctx context.Context, made *state.Instance, logger *slog.Logger) (err error) {
+	cfg, err := l.logsConfig(*made, logger)
+	if err != nil {
+		return err
+	}
+	if err := trillian.Create(ctx, cfg); err != nil {
+		return fmt.Errorf("making log storage: %w", err)
+	}
+	logs, err := trillian.New(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("opening log storage: %w", err)
+	}
+	defer func() { err = errors.Join(err, logs.Close()) }()
+	if made.CTTree, err = logs.CreateLog(ctx, trillian.LogOptions{Name: "ctlog", MaxRootDuration: l.cfg.Log.CTMaxRootAge}); err != nil {
+		return fmt.Errorf("making the ct log: %w", err)
+	}
+	if made.RekorTree, err = logs.CreateLog(ctx, trillian.LogOptions{Name: "rekor"}); err != nil {
+		return fmt.Errorf("making rekor's log: %w", err)
+	}
+	return nil
 }
 
 // makeTrust makes every key and certificate and the repository that vouches

@@ -61,6 +61,7 @@ func (a *Appliance) openPeople(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the issuer for people: %w", err)
 	}
+	a.people = people
 	return people.Handler(), a.services.start("issuer", people)
 }
 

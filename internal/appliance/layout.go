@@ -3,6 +3,7 @@ package appliance
 import (
 	"path/filepath"
 
+	"github.com/sigbox/sigbox/internal/audit"
 	"github.com/sigbox/sigbox/internal/config"
 )
 
@@ -52,9 +53,15 @@ func (l layout) cert(name string) string    { return filepath.Join(l.dir, certsD
 func (l layout) tuf() string                { return filepath.Join(l.dir, tufDir) }
 func (l layout) data(name string) string    { return filepath.Join(l.cfg.Path(l.cfg.Storage.Dir), name) }
 func (l layout) logs() string               { return l.data("logs") }
+func (l layout) anchors() string            { return l.cfg.Path(l.cfg.Storage.AnchorDir) }
+func (l layout) archive() string            { return l.cfg.Path(l.cfg.Storage.ArchiveDir) }
 func (l layout) rekor() string              { return l.data("rekor") }
 func (l layout) issuer() string             { return l.data("issuer") }
 func (l layout) run() string                { return l.cfg.Path(l.cfg.RunDir) }
-func (l layout) audit() string              { return l.cfg.Path(l.cfg.AuditFile) }
+func (l layout) audit() string              { return l.cfg.Path(l.cfg.AuditDir) }
 func (l layout) passphrase() string         { return l.cfg.Path(l.cfg.Keys.PassphraseFile) }
 func (l layout) socket() string             { return filepath.Join(l.run(), adminSocket) }
+
+func (l layout) auditOptions(instance string) audit.Options {
+	return audit.Options{Dir: l.audit(), Instance: instance}
+}

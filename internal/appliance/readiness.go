@@ -25,6 +25,7 @@ type Problem struct {
 type readiness struct {
 	checks []check
 	space  *space
+	record func(ctx context.Context) error // whether the audit record takes events
 	// gate says why no write can be kept just now.
 	gate func(ctx context.Context) error
 }
@@ -78,11 +79,19 @@ func healthHandler() http.Handler {
 }
 
 // writable lets a write through only while there is somewhere to keep what it
-// promises; a full disk found half-way through a commit is too late.
-func (r *readiness) writable(h http.Handler) http.Handler {
+// promises, and to put it on record, as a full disk found half-way through a
+// commit is too late, and while nothing else speaks against it.
+func (r *readiness) writable(h http.Handler, against ...func() error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Method == http.MethodPost {
-			if err := r.gate(req.Context()); err != nil {
+			err := r.gate(req.Context())
+			for _, check := range against {
+				err = errors.Join(err, check())
+			}
+			if err == nil && r.record(req.Context()) != nil {
+				err = errors.New("the audit record cannot be written")
+			}
+			if err != nil {
 				w.Header().Set("Retry-After", "30")
 				front.Error(w, http.StatusServiceUnavailable, "nothing is signed for now: "+err.Error())
 				return
@@ -119,7 +128,7 @@ func (s *space) look() error {
 			errs = append(errs, fmt.Errorf("reading free space of %s: %w", filepath.Base(d), err))
 			continue
 		}
-		if free := int64(st.Bavail) * int64(st.Bsize); free < s.min {
+		if free := int64(st.Bavail) * st.Bsize; free < s.min {
 			errs = append(errs, fmt.Errorf("the disk of folder %s has %d MiB free, less than the %d MiB it must have", filepath.Base(d), free>>20, s.min>>20))
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 
 	"github.com/sigbox/sigbox/internal/audit"
 	"github.com/sigbox/sigbox/internal/config"
@@ -14,7 +13,6 @@ import (
 	"github.com/sigbox/sigbox/internal/state"
 	"github.com/sigbox/sigbox/services/issuer"
 	"github.com/sigbox/sigbox/services/rekor"
-	"github.com/sigbox/sigbox/services/trillian"
 	"github.com/sigbox/sigbox/tuf"
 )
 
@@ -22,7 +20,7 @@ import (
 // the database.
 type auditRecord interface {
 	Append(ctx context.Context, e audit.Event) error
-	Err() error
+	Check(ctx context.Context) error
 	Close() error
 }
 
@@ -36,15 +34,66 @@ func (l layout) openInstance(ctx context.Context) (*database, state.Instance, er
 	return nil, made, err
 }
 
-func (l layout) openAudit(db *database) (auditRecord, error) {
+// knowInstance completes what locate found.
+func (l layout) knowInstance(ctx context.Context, instance state.Instance) (state.Instance, error) {
+	if l.cfg.Storage.Engine != config.Postgres {
+		return instance, nil
+	}
+	db, instance, err := openDatabase(ctx, l.cfg)
+	if err != nil {
+		return instance, err
+	}
+	return instance, db.Close()
+}
+
+// ErrNotOnDatabase means that something is for instances that keep their state
+// in files.
+var ErrNotOnDatabase = errors.New("storage.engine is postgres")
+
+// onFiles refuses what cannot be done with PostgreSQL.
+func (l layout) onFiles() error {
+	if l.cfg.Storage.Engine == config.Postgres {
+		return fmt.Errorf("%w: the database is backed up and restored with the means of its server", ErrNotOnDatabase)
+	}
+	return nil
+}
+
+// openAudit opens the record. One that cannot be continued takes no events:
+// nothing is signed that cannot be put on record, and reading needs none.
+func (l layout) openAudit(db *database, instance string, logger *slog.Logger) (auditRecord, error) {
 	if db != nil {
 		return audit.OpenPostgres(db.pool), nil
 	}
-	record, err := audit.Open(l.audit())
+	record, err := audit.Open(l.auditOptions(instance))
+	if errors.Is(err, audit.ErrDamaged) {
+		logger.Error("the audit record cannot be continued: serving what there is, signing nothing", "error", err)
+		return audit.Unusable(err), nil
+	}
 	if err != nil {
 		return nil, err
 	}
 	return record, nil
+}
+
+// auditTrail reads the record.
+type auditTrail struct {
+	end  func(ctx context.Context) (audit.Head, error)
+	read func(ctx context.Context, yield func(*audit.Record) error, broken func(*audit.ChainError) error) (audit.Summary, error)
+}
+
+func (l layout) auditTrail(db *database, instance string) auditTrail {
+	if db != nil {
+		p := audit.OpenPostgres(db.pool)
+		return auditTrail{p.End, func(ctx context.Context, yield func(*audit.Record) error, broken func(*audit.ChainError) error) (audit.Summary, error) {
+			return p.Read(ctx, instance, yield, broken)
+		}}
+	}
+	return auditTrail{
+		func(context.Context) (audit.Head, error) { return audit.End(l.auditOptions(instance)) },
+		func(ctx context.Context, yield func(*audit.Record) error, broken func(*audit.ChainError) error) (audit.Summary, error) {
+			return audit.Read(ctx, l.audit(), instance, yield, broken)
+		},
+	}
 }
 
 func (l layout) repositories(db *database) repositories {
@@ -58,8 +107,8 @@ func (l layout) repositories(db *database) repositories {
 type stores interface {
 	// dirs are the folders it wants.
 	dirs() []string
-	// make makes everything empty, and the logs.
-	make(ctx context.Context) (state.Instance, error)
+	// make makes everything empty, and the logs, whose numbers it notes.
+	make(ctx context.Context, made *state.Instance) error
 	saveTrust(ctx context.Context, r *tuf.Repository) error
 	// complete makes it an instance. It is the last thing that init does.
 	complete(ctx context.Context, made state.Instance, signers map[string]crypto.Signer) error
@@ -89,27 +138,23 @@ type newFiles struct {
 }
 
 func (f newFiles) dirs() []string {
-	return []string{f.tuf(), f.data(""), f.rekor(), filepath.Dir(f.audit())}
+	return []string{f.tuf(), f.data(""), f.rekor(), f.audit()}
 }
 
-func (f newFiles) make(ctx context.Context) (made state.Instance, err error) {
-	if err := audit.Create(f.audit()); err != nil {
-		return made, fmt.Errorf("making audit record: %w", err)
+func (f newFiles) make(ctx context.Context, made *state.Instance) error {
+	if err := f.makeLogs(ctx, made, f.logger); err != nil {
+		return err
 	}
-	cfg := trillian.Config{Dir: f.logs(), SocketDir: f.run(), Logger: f.logger}
-	if err := trillian.Create(ctx, cfg); err != nil {
-		return made, fmt.Errorf("making log storage: %w", err)
-	}
-	if made, err = f.makeLogs(ctx, cfg); err != nil {
-		return made, err
+	if err := audit.Create(f.auditOptions(made.ID)); err != nil {
+		return err
 	}
 	if err := rekor.Create(ctx, f.rekor()); err != nil {
-		return made, fmt.Errorf("making rekor's stores: %w", err)
+		return fmt.Errorf("making rekor's stores: %w", err)
 	}
 	if err := issuer.CreateCI(ctx, f.issuer()); err != nil {
-		return made, err
+		return err
 	}
-	return made, issuer.CreatePeople(ctx, f.issuer())
+	return issuer.CreatePeople(ctx, f.issuer())
 }
 
 func (f newFiles) saveTrust(_ context.Context, r *tuf.Repository) error { return tuf.Save(f.tuf(), r) }
@@ -129,8 +174,11 @@ type newDatabase struct {
 
 func (newDatabase) dirs() []string { return nil }
 
-func (d newDatabase) make(ctx context.Context) (state.Instance, error) {
-	return d.makeLogs(ctx, trillian.Config{Postgres: d.db.dsn, SocketDir: d.run(), Logger: d.logger})
+func (d newDatabase) make(ctx context.Context, made *state.Instance) error {
+	if err := d.makeLogs(ctx, made, d.logger); err != nil {
+		return err
+	}
+	return audit.CreatePostgres(ctx, d.db.pool, made.ID)
 }
 
 func (d newDatabase) saveTrust(ctx context.Context, r *tuf.Repository) error {
@@ -147,20 +195,4 @@ func (d newDatabase) done(failure error) error {
 		err = postgres.Drop(context.Background(), d.db.pool)
 	}
 	return errors.Join(err, d.db.Close())
-}
-
-// makeLogs makes both logs in storage that is empty.
-func (l layout) makeLogs(ctx context.Context, cfg trillian.Config) (made state.Instance, err error) {
-	logs, err := trillian.New(ctx, cfg)
-	if err != nil {
-		return made, fmt.Errorf("opening log storage: %w", err)
-	}
-	defer func() { err = errors.Join(err, logs.Close()) }()
-	if made.CTTree, err = logs.CreateLog(ctx, trillian.LogOptions{Name: "ctlog", MaxRootDuration: l.cfg.Log.CTMaxRootAge}); err != nil {
-		return made, fmt.Errorf("making the ct log: %w", err)
-	}
-	if made.RekorTree, err = logs.CreateLog(ctx, trillian.LogOptions{Name: "rekor"}); err != nil {
-		return made, fmt.Errorf("making rekor's log: %w", err)
-	}
-	return made, nil
 }

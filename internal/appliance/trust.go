@@ -22,6 +22,7 @@ type trust struct {
 	store               repositories
 	snapshot, timestamp crypto.Signer
 	interval            time.Duration
+	atLeast             int64 // version of what is signed online
 	logger              *slog.Logger
 	ready               chan struct{}
 	once                sync.Once
@@ -86,7 +87,7 @@ func (t *trust) Run(ctx context.Context) error {
 func (t *trust) renew(ctx context.Context) {
 	prev := t.Repository()
 	next, err := t.store.renew(ctx, prev, func(r *tuf.Repository) (*tuf.Repository, error) {
-		return r.Renew(time.Now(), tuf.Renewal{Snapshot: []crypto.Signer{t.snapshot}, Timestamp: []crypto.Signer{t.timestamp}})
+		return r.Renew(time.Now(), tuf.Renewal{Snapshot: []crypto.Signer{t.snapshot}, Timestamp: []crypto.Signer{t.timestamp}, AtLeast: t.atLeast})
 	})
 	if next != prev {
 		t.publish(next)

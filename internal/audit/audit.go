@@ -1,35 +1,44 @@
 // Package audit keeps the record of what the instance vouched for: one JSON
 // object a line, fsynced before the answer it stands for leaves.
 //
+// The lines are a chain: each names the SHA-256 of the line before it (all of
+// its bytes, the line feed included), so that a line that is changed, removed,
+// added or moved breaks the chain there. The chain runs through files of
+// bounded size, audit-000001.jsonl and on; each begins with a line that names
+// the instance and the file's number, and is never written again once the next
+// one is begun. A file beside them remembers how far the chain has come, so that
+// lines missing from its end are noticed too.
+//
 // Requests that arrive together share one write and one fsync.
 package audit
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
-	"sync"
 	"time"
-
-	"github.com/sigbox/sigbox/internal/durable"
 )
 
 // Types of events.
 const (
+	Intended = "intended" // a precertificate will now be sent to the CT log
 	Issued   = "issued"   // a certificate
-	Refused  = "refused"  // a request for a certificate
+	Refused  = "refused"  // one request for a certificate, or, with a count, many
 	Appended = "appended" // an entry in the log
 	Started  = "started"  // the instance
 	Stopped  = "stopped"
+
+	// About the record itself.
+	Segment = "segment" // the first line of each file
+	Resumed = "resumed" // it can be written again
 )
 
-// Event is one line of the record.
+// Event is what happened.
 type Event struct {
-	Time    time.Time      `json:"time"` // UTC; set by Append when zero
+	Time    time.Time      `json:"time"` // UTC, in milliseconds; set by Append when zero
 	Type    string         `json:"type"`
 	Service string         `json:"service"`
 	Fields  map[string]any `json:"fields,omitempty"`
@@ -39,177 +48,92 @@ type Event struct {
 // error must withhold what the event stands for.
 type Func func(ctx context.Context, e Event) error
 
-// ErrClosed is returned for events that come after Close.
-var ErrClosed = errors.New("audit record is closed")
+// Errors of the record.
+var (
+	ErrClosed  = errors.New("audit record is closed")
+	ErrMissing = errors.New("there is no audit record")
+	// ErrDamaged means that the record is not what was written: *ChainError or
+	// *HeadError says where.
+	ErrDamaged = errors.New("audit record is damaged")
+	// ErrStalled means that the disk does not answer.
+	ErrStalled = errors.New("audit record: the disk does not answer")
+)
 
-// maxBatch bounds the bytes that one write gathers.
-const maxBatch = 1 << 20
+const (
+	// maxLine bounds a line, in bytes.
+	maxLine = 64 << 10
+	// maxBatch bounds what one write gathers, in bytes, but for its last line.
+	maxBatch = 1 << 20
+	// maxSegments is what six digits count.
+	maxSegments = 999_999
+)
 
-// Log is an append-only file of events. It is safe for concurrent use.
-type Log struct {
-	file *os.File
-	size int64 // bytes that are durable
+// Sum is the SHA-256 of a line. As text it is hexadecimal.
+type Sum [sha256.Size]byte
 
-	mu      sync.Mutex
-	waiting *batch
-	failed  error
-	closed  bool
-	writing sync.WaitGroup
-	turn    chan struct{} // holds one token: the right to write
-}
+func (s Sum) String() string { return hex.EncodeToString(s[:]) }
 
-type batch struct {
-	data []byte
-	done chan struct{}
-	err  error
-}
+// MarshalText implements encoding.TextMarshaler.
+func (s Sum) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// Create makes an empty record. It refuses to overwrite one.
-func Create(path string) error {
-	return durable.WriteNew(path, nil, 0o600)
-}
-
-// Open continues an existing record. A torn last line, left by a power cut in
-// the middle of a write whose answer never left, is cut off.
-func Open(path string) (*Log, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return nil, fmt.Errorf("opening audit record: %w", err)
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *Sum) UnmarshalText(text []byte) error {
+	if hex.DecodedLen(len(text)) != len(s) {
+		return fmt.Errorf("%d characters are no SHA-256", len(text))
 	}
-	size, err := wholeLines(f)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("reading audit record: %w", err), f.Close())
-	}
-	info, err := f.Stat()
-	if err == nil && info.Size() > size {
-		if err = f.Truncate(size); err == nil {
-			err = f.Sync()
-		}
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("opening audit record %s: %w", filepath.Base(path), err), f.Close())
-	}
-	l := &Log{file: f, size: size, turn: make(chan struct{}, 1)}
-	l.turn <- struct{}{}
-	return l, nil
-}
-
-// wholeLines is the offset behind the last line feed.
-func wholeLines(f *os.File) (int64, error) {
-	end, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return 0, err
-	}
-	buf := make([]byte, 64<<10)
-	for end > 0 {
-		n := min(int64(len(buf)), end)
-		if _, err := f.ReadAt(buf[:n], end-n); err != nil {
-			return 0, err
-		}
-		for i := n - 1; i >= 0; i-- {
-			if buf[i] == '\n' {
-				return end - n + i + 1, nil
-			}
-		}
-		end -= n
-	}
-	return 0, nil
-}
-
-// Append implements Func. An error means that the event is not known to be on
-// disk; after an I/O error every later call fails too, because the state of the
-// file is unknown.
-func (l *Log) Append(ctx context.Context, e Event) error {
-	if e.Time.IsZero() {
-		e.Time = time.Now()
-	}
-	e.Time = e.Time.UTC()
-	line, err := json.Marshal(e)
-	if err != nil {
-		return fmt.Errorf("encoding audit event: %w", err)
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-
-	l.mu.Lock()
-	if l.failed != nil || l.closed {
-		err := errors.Join(l.failed, closedError(l.closed))
-		l.mu.Unlock()
-		return err
-	}
-	leader := l.waiting == nil
-	if leader {
-		l.waiting = &batch{done: make(chan struct{})}
-	}
-	b := l.waiting
-	b.data = append(append(b.data, line...), '\n')
-	if len(b.data) >= maxBatch {
-		l.waiting = nil // full: the next event opens another
-	}
-	l.writing.Add(1)
-	l.mu.Unlock()
-	defer l.writing.Done()
-
-	if !leader {
-		<-b.done
-		return b.err
-	}
-	<-l.turn // whoever writes now lets others join this batch meanwhile
-	l.mu.Lock()
-	if l.waiting == b {
-		l.waiting = nil
-	}
-	err = l.failed
-	l.mu.Unlock()
-	if err == nil {
-		err = l.write(b.data)
-	}
-	b.err = err
-	close(b.done)
-	l.turn <- struct{}{}
+	_, err := hex.Decode(s[:], text)
 	return err
 }
 
-func (l *Log) write(data []byte) error {
-	_, err := l.file.WriteAt(data, l.size)
-	if err == nil {
-		err = l.file.Sync()
+// Head is the end of a chain.
+type Head struct {
+	Seq     uint64 `json:"seq"` // of the last line; the first is 1
+	Sum     Sum    `json:"sha256"`
+	Segment int    `json:"segment"` // the number of the file that holds it
+}
+
+// encode is the event as the chain takes it: a JSON object that a line's start,
+// seq and prev, goes before.
+func (e Event) encode() ([]byte, error) {
+	if e.Time.IsZero() {
+		e.Time = time.Now()
 	}
+	e.Time = e.Time.UTC().Truncate(time.Millisecond)
+	body, err := json.Marshal(e)
 	if err != nil {
-		err = fmt.Errorf("writing audit record: %w", err)
-		l.mu.Lock()
-		l.failed = err
-		l.mu.Unlock()
-		return err
+		return nil, fmt.Errorf("encoding audit event: %w", err)
 	}
-	l.size += int64(len(data))
-	return nil
+	if len(body) > maxLine-256 {
+		return nil, fmt.Errorf("encoding audit event: %d bytes are too many for a line", len(body))
+	}
+	return body, nil
 }
 
-// Err is the I/O error that ended the record's usefulness, or nil.
-func (l *Log) Err() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.failed
+// link appends an encoded event to buf as the line that follows head.
+func link(buf, body []byte, head Head) ([]byte, Head) {
+	start := len(buf)
+	head.Seq++
+	buf = fmt.Appendf(buf, `{"seq":%d,"prev":"`, head.Seq)
+	buf = hex.AppendEncode(buf, head.Sum[:])
+	buf = append(buf, `",`...)
+	buf = append(buf, body[1:]...) // without its brace
+	buf = append(buf, '\n')
+	head.Sum = sha256.Sum256(buf[start:])
+	return buf, head
 }
 
-// Close waits for events under way and closes the file.
-func (l *Log) Close() error {
-	l.mu.Lock()
-	if l.closed {
-		l.mu.Unlock()
-		return nil
+// firstLine appends the first line of the file that follows head. Damage is what
+// an administrator was told before going on, and empty otherwise.
+func firstLine(instance, damage string, head Head) ([]byte, Head, error) {
+	head.Segment++
+	fields := map[string]any{"instance": instance, "segment": head.Segment}
+	if damage != "" {
+		fields["damage"] = damage
 	}
-	l.closed = true
-	l.mu.Unlock()
-	l.writing.Wait()
-	return l.file.Close()
-}
-
-func closedError(closed bool) error {
-	if closed {
-		return ErrClosed
+	body, err := Event{Type: Segment, Service: "audit", Fields: fields}.encode()
+	if err != nil {
+		return nil, head, err
 	}
-	return nil
+	line, head := link(nil, body, head)
+	return line, head, nil
 }

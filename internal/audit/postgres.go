@@ -4,11 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	_ "embed"
-	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"sync"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -53,13 +51,9 @@ func OpenPostgres(pool *pgxpool.Pool) *Postgres {
 // Append implements Func. An error means that the event is not known to be
 // durable; the next event is tried all the same.
 func (p *Postgres) Append(ctx context.Context, e Event) error {
-	if e.Time.IsZero() {
-		e.Time = time.Now()
-	}
-	e.Time = e.Time.UTC()
-	body, err := json.Marshal(e)
+	body, err := e.encode()
 	if err != nil {
-		return fmt.Errorf("encoding audit event: %w", err)
+		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return err
@@ -113,31 +107,57 @@ func (p *Postgres) write(bodies []string) error {
 	return nil
 }
 
-// Export writes the lines from a number on, the first is 1, and returns the
-// number that follows the last.
-func (p *Postgres) Export(ctx context.Context, w io.Writer, from int64) (next int64, err error) {
-	rows, err := p.pool.Query(ctx, `SELECT seq, line FROM audit_line WHERE seq >= $1 ORDER BY seq`, from)
+// CreatePostgres begins the record of an instance.
+func CreatePostgres(ctx context.Context, pool *pgxpool.Pool, instance string) error {
+	body, err := Event{Type: Segment, Service: "audit", Fields: map[string]any{"instance": instance, "segment": 1}}.encode()
 	if err != nil {
-		return from, fmt.Errorf("reading audit record: %w", err)
-	}
-	next = from
-	var seq int64
-	var line string
-	if _, err = pgx.ForEachRow(rows, []any{&seq, &line}, func() error {
-		if seq != next {
-			return fmt.Errorf("line %d follows line %d", seq, next-1)
-		}
-		next++
-		_, err := io.WriteString(w, line)
 		return err
-	}); err != nil {
-		return next, fmt.Errorf("reading audit record: %w", err)
 	}
-	return next, nil
+	p := OpenPostgres(pool)
+	var n int
+	if err := pool.QueryRow(ctx, `SELECT count(*) FROM (SELECT 1 FROM audit_line LIMIT 1) one`).Scan(&n); err != nil || n > 0 {
+		return errors.Join(errors.New("making audit record: there is one"), err)
+	}
+	return p.write([]string{string(body)})
 }
 
-// Err is nil: a server that was away is used again when it is back.
-func (p *Postgres) Err() error { return nil }
+// Read is the function of this name for the record in the database, which is one
+// file.
+func (p *Postgres) Read(ctx context.Context, instance string, yield func(*Record) error, broken func(*ChainError) error) (sum Summary, err error) {
+	rows, err := p.pool.Query(ctx, `SELECT line FROM audit_line ORDER BY seq`)
+	if err != nil {
+		return sum, fmt.Errorf("reading audit record: %w", err)
+	}
+	r := reader{chain: chain{instance: instance, joined: true}, yield: yield, broken: broken}
+	r.chain.head.Segment, r.sum.Segments = 1, 1
+	var line string
+	if _, err = pgx.ForEachRow(rows, []any{&line}, func() error { return r.line(ctx, []byte(line)) }); err != nil {
+		return r.sum, err
+	}
+	if r.sum.Records == 0 {
+		return r.sum, ErrMissing
+	}
+	return r.sum, nil
+}
+
+// End is the end of the chain.
+func (p *Postgres) End(ctx context.Context) (head Head, err error) {
+	var seq int64
+	var sum []byte
+	err = p.pool.QueryRow(ctx, `SELECT seq, sum FROM audit_line ORDER BY seq DESC LIMIT 1`).Scan(&seq, &sum)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return head, ErrMissing
+	}
+	if err != nil {
+		return head, fmt.Errorf("reading audit record: %w", err)
+	}
+	head.Seq, head.Segment = uint64(seq), 1
+	copy(head.Sum[:], sum)
+	return head, nil
+}
+
+// Check is nil: a server that was away is used again when it is back.
+func (p *Postgres) Check(context.Context) error { return nil }
 
 // Close waits for events under way and leaves the pool open.
 func (p *Postgres) Close() error {

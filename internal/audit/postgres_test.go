@@ -1,10 +1,6 @@
 package audit_test
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -26,6 +22,12 @@ func TestPostgres(t *testing.T) {
 	if err := postgres.Create(t.Context(), pool, []postgres.Part{audit.Migrations}); err != nil {
 		t.Fatal(err)
 	}
+	if err := audit.CreatePostgres(t.Context(), pool, "an instance"); err != nil {
+		t.Fatal(err)
+	}
+	if err := audit.CreatePostgres(t.Context(), pool, "an instance"); err == nil {
+		t.Error("a second record was begun")
+	}
 	replicas := []*audit.Postgres{audit.OpenPostgres(pool), audit.OpenPostgres(pool)}
 	const writers, each = 8, 20
 	var wg sync.WaitGroup
@@ -41,31 +43,17 @@ func TestPostgres(t *testing.T) {
 	}
 	wg.Wait()
 
-	var out bytes.Buffer
-	next, err := replicas[0].Export(t.Context(), &out, 1)
-	if err != nil || next != writers*each+1 {
-		t.Fatalf("next %d, %v", next, err)
-	}
-	prev := hex.EncodeToString(make([]byte, 32))
 	seen := map[string]bool{}
-	for line := range strings.Lines(out.String()) {
-		var e struct {
-			audit.Event
-			Seq  int    `json:"seq"`
-			Prev string `json:"prev"`
-		}
-		if err := json.Unmarshal([]byte(line), &e); err != nil {
-			t.Fatal(err)
-		}
-		if e.Seq != len(seen)+1 || e.Prev != prev {
-			t.Fatalf("line %d names %d and %s, want %s", len(seen)+1, e.Seq, e.Prev, prev)
-		}
-		sum := sha256.Sum256([]byte(line))
-		prev = hex.EncodeToString(sum[:])
-		seen[e.Fields["name"].(string)] = true
+	sum, err := replicas[0].Read(t.Context(), "an instance", func(r *audit.Record) error {
+		seen[string(r.Fields)] = true
+		return nil
+	}, nil)
+	end, errEnd := replicas[1].End(t.Context())
+	if err != nil || errEnd != nil || len(seen) != writers*each+1 || sum.Records != writers*each+1 || sum.Head != end {
+		t.Fatalf("%d events, %+v, %v, %v", len(seen), sum, err, errEnd)
 	}
-	if len(seen) != writers*each {
-		t.Errorf("%d events", len(seen))
+	if _, err := replicas[0].Read(t.Context(), "another", nil, nil); !errors.Is(err, audit.ErrDamaged) {
+		t.Errorf("as another instance's: %v", err)
 	}
 
 	// A batch whose commit was not heard of is written once.
@@ -74,8 +62,8 @@ func TestPostgres(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if next, err = replicas[0].Export(t.Context(), &out, next); err != nil || next != writers*each+2 {
-		t.Errorf("next %d, %v", next, err)
+	if sum, err := replicas[0].Read(t.Context(), "an instance", nil, nil); err != nil || sum.Records != writers*each+2 {
+		t.Errorf("%+v, %v", sum, err)
 	}
 	for _, statement := range []string{`DELETE FROM audit_line`, `UPDATE audit_line SET line = ''`, `TRUNCATE audit_line`} {
 		if _, err := pool.Exec(t.Context(), statement); err == nil || !strings.Contains(err.Error(), "append-only") {
@@ -87,5 +75,18 @@ func TestPostgres(t *testing.T) {
 	}
 	if err := replicas[0].Append(t.Context(), audit.Event{}); !errors.Is(err, audit.ErrClosed) {
 		t.Errorf("after closing: %v", err)
+	}
+
+	// Somebody who gets around the trigger is found out.
+	for _, statement := range []string{
+		`ALTER TABLE audit_line DISABLE TRIGGER append_only`,
+		`UPDATE audit_line SET line = replace(line, '3/7', '7/3'), sum = sha256(convert_to(replace(line, '3/7', '7/3'), 'UTF8'))`,
+	} {
+		if _, err := pool.Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := replicas[1].Read(t.Context(), "an instance", nil, nil); !errors.Is(err, audit.ErrDamaged) {
+		t.Errorf("changed: %v", err)
 	}
 }

@@ -47,9 +47,9 @@ type Config struct {
 
 	Storage Storage `yaml:"storage,omitempty"`
 	Keys    Keys    `yaml:"keys,omitempty"`
-	// AuditFile is the record of certificates and entries. Default
-	// audit/audit.jsonl. Not with engine postgres, which keeps it in the database.
-	AuditFile string `yaml:"audit_file,omitempty"`
+	// AuditDir holds the record of certificates and entries, and nothing else.
+	// Default audit. Not with engine postgres, which keeps it in the database.
+	AuditDir string `yaml:"audit_dir,omitempty"`
 	// RunDir holds the sockets. Default run.
 	RunDir string `yaml:"run_dir,omitempty"`
 
@@ -88,6 +88,16 @@ type Storage struct {
 	// as libpq takes them, readable by the service alone. Beyond this machine
 	// sslmode is verify-full, said or not, and less is refused.
 	DSNFile string `yaml:"dsn_file,omitempty"`
+	// AnchorDir holds the anchors: the newest published root of each log, by which
+	// an older copy of the databases is told. A local folder of this instance's own,
+	// best on another volume than dir. Default anchor.
+	AnchorDir string `yaml:"anchor_dir,omitempty"`
+	// ArchiveDir is an existing folder to which the entries of both logs, their rows
+	// of the search index and the TUF repository are appended within a second, so
+	// that a restored backup can be rolled forward. A local folder of this instance's
+	// own on another volume than dir. Default: no archive. Not with postgres, whose
+	// server has an archive of its own.
+	ArchiveDir string `yaml:"archive_dir,omitempty"`
 }
 
 // The storage engines.
@@ -115,6 +125,11 @@ type Log struct {
 	// CTMaxRootAge is the age at which an idle CT log's tree head is signed
 	// anew. Default 1h.
 	CTMaxRootAge time.Duration `yaml:"ct_max_root_age,omitempty"`
+	// ScrubBytesPerSecond is how fast the background scrub reads, which computes
+	// both logs anew from their entries. Default 1 MiB.
+	ScrubBytesPerSecond int64 `yaml:"scrub_bytes_per_second,omitempty"`
+	// ScrubInterval is the time between two passes of it. Default 1h.
+	ScrubInterval time.Duration `yaml:"scrub_interval,omitempty"`
 }
 
 // Fulcio is about the certificate authority.
@@ -341,8 +356,9 @@ func (c *Config) setDefaults() {
 	def(&c.Storage.Engine, SQLite)
 	if c.Storage.Engine == SQLite {
 		def(&c.Storage.Dir, "data")
-		def(&c.AuditFile, "audit/audit.jsonl")
+		def(&c.AuditDir, "audit")
 	}
+	def(&c.Storage.AnchorDir, "anchor")
 	def(&c.Keys.Dir, "keys")
 	if cred := os.Getenv("CREDENTIALS_DIRECTORY"); c.Keys.PassphraseFile == "" && cred != "" {
 		if p := filepath.Join(cred, "passphrase"); fileExists(p) {
@@ -355,6 +371,8 @@ func (c *Config) setDefaults() {
 	def(&c.Log.SequenceOnWrite, &on)
 	def(&c.Log.SequenceInterval, time.Second)
 	def(&c.Log.CTMaxRootAge, time.Hour)
+	def(&c.Log.ScrubBytesPerSecond, 1<<20)
+	def(&c.Log.ScrubInterval, time.Hour)
 	def(&c.Rekor.MaxBodyBytes, 8<<20)
 	def(&c.CI.DefaultTTL, 10*time.Minute)
 	def(&c.CI.MaxTTL, time.Hour)
@@ -416,30 +434,14 @@ func (c *Config) validate() error {
 			bad("metrics %q is not HOST:PORT", c.Metrics)
 		}
 	}
-	switch c.Storage.Engine {
-	case SQLite:
-		if c.Storage.DSNFile != "" {
-			bad("storage.dsn_file is for storage.engine postgres, not sqlite")
-		}
-	case Postgres:
-		if c.Storage.DSNFile == "" {
-			bad("storage.dsn_file is missing: the file with the connection string of storage.engine postgres")
-		}
-		if c.Storage.Dir != "" {
-			bad("storage.dir is for storage.engine sqlite, not postgres")
-		}
-		if c.AuditFile != "" {
-			bad("audit_file is for storage.engine sqlite: postgres keeps the record in the database")
-		}
-		if c.Quickstart {
-			bad("quickstart is for storage.engine sqlite, not postgres")
-		}
-	default:
-		bad("storage.engine %q is not known: sqlite or postgres", c.Storage.Engine)
+	c.Storage.validate(c, bad)
+	if c.Log.ScrubBytesPerSecond < 1<<10 {
+		bad("log.scrub_bytes_per_second %d is less than 1024", c.Log.ScrubBytesPerSecond)
 	}
 	positive := map[string]time.Duration{
 		"log.sequence_interval": c.Log.SequenceInterval, "log.ct_max_root_age": c.Log.CTMaxRootAge,
-		"ci.default_ttl": c.CI.DefaultTTL, "ci.max_ttl": c.CI.MaxTTL,
+		"log.scrub_interval": c.Log.ScrubInterval,
+		"ci.default_ttl":     c.CI.DefaultTTL, "ci.max_ttl": c.CI.MaxTTL,
 		"limits.drain_timeout": c.Limits.DrainTimeout, "tuf.check_interval": c.TUF.CheckInterval,
 	}
 	for name, d := range positive {
@@ -476,6 +478,42 @@ func (c *Config) validate() error {
 		seen[name] = true
 	}
 	return errors.Join(errs...)
+}
+
+// validate refuses what belongs to another engine, and what would undo itself.
+func (s Storage) validate(c *Config, bad func(format string, args ...any)) {
+	switch s.Engine {
+	case SQLite:
+		if s.DSNFile != "" {
+			bad("storage.dsn_file is for storage.engine postgres, not sqlite")
+		}
+		data, anchors, archive := c.Path(s.Dir), c.Path(s.AnchorDir), c.Path(s.ArchiveDir)
+		below := data + string(filepath.Separator)
+		if anchors == data || strings.HasPrefix(anchors, below) {
+			bad("storage.anchor_dir %q is in storage.dir: a copy of the one that is put back would put the other back too", s.AnchorDir)
+		}
+		if archive != "" && (archive == data || strings.HasPrefix(archive, below)) {
+			bad("storage.archive_dir %q is in storage.dir: what damages the one would damage the other", s.ArchiveDir)
+		}
+	case Postgres:
+		if s.DSNFile == "" {
+			bad("storage.dsn_file is missing: the file with the connection string of storage.engine postgres")
+		}
+		if s.Dir != "" {
+			bad("storage.dir is for storage.engine sqlite, not postgres")
+		}
+		if s.ArchiveDir != "" {
+			bad("storage.archive_dir is for storage.engine sqlite: a PostgreSQL server archives its own write-ahead log")
+		}
+		if c.AuditDir != "" {
+			bad("audit_dir is for storage.engine sqlite: postgres keeps the record in the database")
+		}
+		if c.Quickstart {
+			bad("quickstart is for storage.engine sqlite, not postgres")
+		}
+	default:
+		bad("storage.engine %q is not known: sqlite or postgres", s.Engine)
+	}
 }
 
 func isLoopback(host string) bool {

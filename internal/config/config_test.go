@@ -48,7 +48,8 @@ func TestRefuses(t *testing.T) {
 		"dsn for sqlite":       {least + "storage: {dsn_file: dsn}\n", "storage.dsn_file is for"},
 		"no dsn":               {least + "storage: {engine: postgres}\n", "storage.dsn_file is missing"},
 		"dir for postgres":     {least + "storage: {engine: postgres, dsn_file: dsn, dir: data}\n", "storage.dir is for"},
-		"audit for postgres":   {least + "storage: {engine: postgres, dsn_file: dsn}\naudit_file: a\n", "audit_file is for"},
+		"archive for postgres": {least + "storage: {engine: postgres, dsn_file: dsn, archive_dir: a}\n", "storage.archive_dir is for"},
+		"audit for postgres":   {least + "storage: {engine: postgres, dsn_file: dsn}\naudit_dir: a\n", "audit_dir is for"},
 		"ttl":                  {least + "ci: {default_ttl: 2h}\n", "longer than ci.max_ttl"},
 		"negative time":        {least + "tuf: {check_interval: -1s}\n", "tuf.check_interval"},
 		"own issuer":           {least + "fulcio: {issuers: [{url: http://127.0.0.1:8080/ci, type: email}]}\n", "own"},
@@ -71,7 +72,7 @@ func TestPostgres(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Path(c.Storage.DSNFile) != filepath.Join(dir, "secret/dsn") || c.Storage.Dir != "" || c.AuditFile != "" {
+	if c.Path(c.Storage.DSNFile) != filepath.Join(dir, "secret/dsn") || c.Storage.Dir != "" || c.AuditDir != "" {
 		t.Errorf("%+v", c)
 	}
 	out, err := c.Marshal()

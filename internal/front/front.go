@@ -144,6 +144,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.cfg.TLS != nil {
 		w.Header().Set("Strict-Transport-Security", "max-age=31536000")
 	}
+	// On a copy: the server knows by its own request's body whether a handler
+	// gave up on it half-way, and would take the rest for the next request
+	// if that body were replaced.
+	r = r.WithContext(r.Context())
 	r.Body = http.MaxBytesReader(rec, r.Body, s.cfg.MaxBodyBytes)
 	if r.ContentLength > s.cfg.MaxBodyBytes {
 		Error(rec, http.StatusRequestEntityTooLarge, fmt.Sprintf("body is larger than %d bytes", s.cfg.MaxBodyBytes))

@@ -2,6 +2,7 @@ package front
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -83,6 +84,32 @@ func TestBurstIsTurnedAwayWithRetryAfter(t *testing.T) {
 	wg.Wait()
 	if w := post(); w.Code != 200 {
 		t.Errorf("after the burst: %d", w.Code)
+	}
+}
+
+// TestRestOfABodyIsNotARequest: a handler that closes a body it has not read
+// ends the connection, since what is left of the body is on it.
+func TestRestOfABodyIsNotARequest(t *testing.T) {
+	s := newServer(t, map[string]http.Handler{"/w": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body.Close()
+		w.WriteHeader(http.StatusBadRequest)
+	})}, 1, 1)
+	s.cfg.MaxBodyBytes = 10 << 20
+	srv := httptest.NewServer(s)
+	defer srv.Close()
+	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	rest := strings.Repeat("GET /w HTTP/1.1\r\nHost: x\r\n\r\n", 30_000)
+	go func() {
+		fmt.Fprintf(conn, "POST /w HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(rest), rest)
+	}()
+	got, _ := io.ReadAll(conn) // reset, once the server has closed
+	if n := strings.Count(string(got), "HTTP/1.1 "); n > 1 {
+		t.Errorf("%d answers to one request", n)
 	}
 }
 

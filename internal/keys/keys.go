@@ -78,6 +78,12 @@ func ReadPassphrase(path string) (Passphrase, error) {
 	return Passphrase{secret: b}, nil
 }
 
+// Reveal returns the passphrase itself, for another process that is to use it.
+func (p Passphrase) Reveal() []byte { return append([]byte(nil), p.secret...) }
+
+// ChosenPassphrase is one that ReadPassphrase read elsewhere.
+func ChosenPassphrase(secret []byte) Passphrase { return Passphrase{secret: secret} }
+
 // WriteFile stores the passphrase in a new file of mode 0600.
 func (p Passphrase) WriteFile(path string) error {
 	return durable.WriteNew(path, append(append([]byte(nil), p.secret...), '\n'), 0o600)
@@ -107,8 +113,23 @@ func GenerateRSA() (crypto.Signer, error) {
 // Write stores key, encrypted, in a new file of mode 0600. An existing file is
 // an error and stays as it is.
 func Write(path string, key crypto.Signer, p Passphrase) error {
+	data, err := Encrypt(key, p)
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteNew(path, data, 0o600); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("key file %s exists and is never overwritten: %w", path, err)
+		}
+		return fmt.Errorf("writing key: %w", err)
+	}
+	return nil
+}
+
+// Encrypt makes the contents of a key file.
+func Encrypt(key crypto.Signer, p Passphrase) ([]byte, error) {
 	if len(p.secret) == 0 {
-		return errors.New("no passphrase to encrypt the key with")
+		return nil, errors.New("no passphrase to encrypt the key with")
 	}
 	iterations := iterationsChosen
 	if p.generated {
@@ -119,15 +140,9 @@ func Write(path string, key crypto.Signer, p Passphrase) error {
 		KDFOpts: pkcs8.PBKDF2Opts{SaltSize: 16, IterationCount: iterations, HMACHash: crypto.SHA256},
 	})
 	if err != nil {
-		return fmt.Errorf("encrypting key: %w", err)
+		return nil, fmt.Errorf("encrypting key: %w", err)
 	}
-	if err := durable.WriteNew(path, pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der}), 0o600); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("key file %s exists and is never overwritten: %w", path, err)
-		}
-		return fmt.Errorf("writing key: %w", err)
-	}
-	return nil
+	return pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der}), nil
 }
 
 // Load reads a key that Write, or openssl, wrote. Keys that others may read
@@ -147,17 +162,22 @@ func Load(path string, p Passphrase) (crypto.Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("loading key: %w", err)
 	}
+	return Decrypt(filepath.Base(path), b, p)
+}
+
+// Decrypt reads the contents of a key file. The name is for errors.
+func Decrypt(name string, b []byte, p Passphrase) (crypto.Signer, error) {
 	block, _ := pem.Decode(b)
 	if block == nil || block.Type != pemType {
-		return nil, fmt.Errorf("key file %s is not an encrypted PKCS#8 key in PEM", path)
+		return nil, fmt.Errorf("key file %s is not an encrypted PKCS#8 key in PEM", name)
 	}
 	key, err := pkcs8.ParsePKCS8PrivateKey(block.Bytes, p.secret)
 	if err != nil {
-		return nil, fmt.Errorf("decrypting key %s (is it the right passphrase?): %w", filepath.Base(path), err)
+		return nil, fmt.Errorf("decrypting key %s (is it the right passphrase?): %w", name, err)
 	}
 	signer, ok := key.(crypto.Signer)
 	if !ok {
-		return nil, fmt.Errorf("key %s of type %T cannot sign", filepath.Base(path), key)
+		return nil, fmt.Errorf("key %s of type %T cannot sign", name, key)
 	}
 	return signer, nil
 }

@@ -33,6 +33,8 @@ type Instance struct {
 	RekorTree int64     `json:"rekor_tree_id"`
 	// RootSHA256 is the hash of the first TUF root, which clients pin.
 	RootSHA256 string `json:"root_sha256"`
+	// Epoch counts how often the instance was restored from a backup.
+	Epoch int `json:"epoch,omitempty"`
 }
 
 // Errors of Load and Acquire. They are wrapped with the folder's name.

@@ -45,9 +45,9 @@ const (
 	// rpcDeadline bounds the work that one request may cause in the log server.
 	rpcDeadline = 30 * time.Second
 
-	// mergeDelay is the promise of RFC 6962 section 3 in seconds. Entries are
-	// sequenced as they are written; the day is for a restore or a repair.
-	mergeDelay = 24 * 60 * 60
+	// MergeDelay is the promise of RFC 6962 section 3. Entries are sequenced as
+	// they are written; the day is for a restore or a repair.
+	MergeDelay = 24 * time.Hour
 )
 
 // Config says which tree is served, and with what.
@@ -64,12 +64,16 @@ type Config struct {
 	// Dir is a folder for roots.pem, which upstream reads from a file.
 	Dir    string
 	Logger *slog.Logger
+	// Frozen, if set, is asked before each signature. An error is the reason why
+	// nothing may be signed for the tree: it is then served to be read.
+	Frozen func() error
 }
 
 // Service is one log.
 type Service struct {
 	handler http.Handler
 	sths    ctfe.STHGetter
+	frozen  func() error
 	ready   chan struct{}
 	once    sync.Once
 }
@@ -100,6 +104,9 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	case cfg.Logger == nil:
 		return nil, errors.New("ct log: no logger")
 	}
+	if cfg.Frozen == nil {
+		cfg.Frozen = func() error { return nil }
+	}
 	der, err := x509.MarshalPKIXPublicKey(cfg.Signer.Public())
 	if err != nil {
 		return nil, fmt.Errorf("encoding ct log key: %w", err)
@@ -119,13 +126,13 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		PrivateKey:       key,
 		PublicKey:        &keyspb.PublicKey{Der: der},
 		ExtKeyUsages:     []string{"CodeSigning"},
-		MaxMergeDelaySec: mergeDelay,
+		MaxMergeDelaySec: int32(MergeDelay / time.Second),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ct log configuration: %w", err)
 	}
 	registerSigner()
-	instance, err := ctfe.SetUpInstance(context.WithValue(ctx, signerKey{}, cfg.Signer), ctfe.InstanceOptions{
+	instance, err := ctfe.SetUpInstance(context.WithValue(ctx, signerKey{}, crypto.Signer(guardedSigner{cfg.Signer, cfg.Frozen})), ctfe.InstanceOptions{
 		Validated:          validated,
 		Client:             cfg.Log,
 		Deadline:           rpcDeadline,
@@ -141,8 +148,9 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		mux.Handle(path, h)
 	}
 	return &Service{
-		handler: guard(http.MaxBytesHandler(mux, maxBody), cfg.Logger),
+		handler: guard(readOnly(http.MaxBytesHandler(mux, maxBody), cfg.Frozen), cfg.Logger),
 		sths:    instance.STHGetter,
+		frozen:  cfg.Frozen,
 		ready:   make(chan struct{}),
 	}, nil
 }
@@ -156,11 +164,13 @@ func (s *Service) Ready() <-chan struct{} { return s.ready }
 // Run signs one tree head, to know that tree and key work, and then waits for
 // ctx to be done: the log works only when asked.
 func (s *Service) Run(ctx context.Context) error {
-	if _, err := s.sths.GetSTH(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil
+	if s.frozen() == nil {
+		if _, err := s.sths.GetSTH(ctx); err != nil && s.frozen() == nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("signing ct log tree head: %w", err)
 		}
-		return fmt.Errorf("signing ct log tree head: %w", err)
 	}
 	s.once.Do(func() { close(s.ready) })
 	<-ctx.Done()
@@ -200,7 +210,7 @@ type recorder struct {
 
 func (r *recorder) WriteHeader(status int) {
 	r.wrote = true
-	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
+	if (status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests) && r.Header().Get("Retry-After") == "" {
 		r.Header().Set("Retry-After", "1")
 	}
 	r.ResponseWriter.WriteHeader(status)

@@ -99,7 +99,11 @@ func (c *ca) chain(leaf []byte) [][]byte { return [][]byte{leaf, c.inter.Raw, c.
 // logServer runs a real log server and returns a log in it.
 func logServer(t testing.TB) (trillian.TrillianLogClient, int64) {
 	t.Helper()
-	cfg := trillianservice.Config{Dir: filepath.Join(t.TempDir(), "logs"), SocketDir: t.TempDir(), SequenceOnWrite: true, Logger: quiet}
+	dir := t.TempDir()
+	cfg := trillianservice.Config{
+		Dir: filepath.Join(dir, "logs"), AnchorDir: filepath.Join(dir, "anchor"), Instance: "instance",
+		SocketDir: t.TempDir(), SequenceOnWrite: true, Logger: quiet,
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	if err := trillianservice.Create(ctx, cfg); err != nil {
 		t.Fatal(err)

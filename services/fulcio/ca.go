@@ -16,6 +16,7 @@ import (
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
+	ctx509 "github.com/google/certificate-transparency-go/x509"
 	upstreamca "github.com/sigstore/fulcio/pkg/ca"
 	"github.com/sigstore/fulcio/pkg/ca/baseca"
 	"github.com/sigstore/fulcio/pkg/identity"
@@ -121,6 +122,9 @@ func (a *authority) CreatePrecertificate(ctx context.Context, principal identity
 	if err != nil {
 		return nil, req.fail(codes.Internal, reasonInternal, caError, err)
 	}
+	if err := a.intend(ctx, req, pre); err != nil {
+		return nil, req.fail(codes.Unavailable, reasonAudit, "the certificate could not be put on record", err)
+	}
 	req.stage = stageLogging
 	return &upstreamca.CodeSigningPreCertificate{PreCert: pre, CertChain: a.chain}, nil
 }
@@ -157,7 +161,11 @@ func (a *authority) IssueFinalCertificate(ctx context.Context, pre *upstreamca.C
 	if err != nil {
 		return nil, req.fail(codes.Internal, reasonInternal, caError, err)
 	}
-	if err := a.record(ctx, issued(cert, req.principal, sct)); err != nil {
+	leaf, err := a.leafHash(req, sct)
+	if err != nil {
+		return nil, req.fail(codes.Internal, reasonInternal, caError, err)
+	}
+	if err := a.record(ctx, issued(cert, req.principal, sct, leaf)); err != nil {
 		return nil, req.fail(codes.Unavailable, reasonAudit, "the certificate could not be put on record", err)
 	}
 	req.stage = stageIssued
@@ -228,8 +236,40 @@ func (a *authority) sign(draft *x509.Certificate) (*x509.Certificate, error) {
 	return out, nil
 }
 
+// intend puts a precertificate on record before the log is given it. So whatever
+// is in the log and was made here has a record, even if the process dies before
+// the log answers; a precertificate in the log without one was made elsewhere.
+func (a *authority) intend(ctx context.Context, req *request, pre *x509.Certificate) error {
+	// What the log will hold: the precertificate without its poison (RFC 6962
+	// section 3.2).
+	tbs, err := ctx509.BuildPrecertTBS(pre.RawTBSCertificate, nil)
+	if err != nil {
+		return fmt.Errorf("reading precertificate: %w", err)
+	}
+	sum := sha256.Sum256(tbs)
+	err = a.record(ctx, audit.Event{Type: audit.Intended, Service: service, Fields: map[string]any{
+		"serial":     pre.SerialNumber.Text(16),
+		"tbs_sha256": hex.EncodeToString(sum[:]),
+	}})
+	if err == nil {
+		req.serial, req.tbs = pre.SerialNumber.Text(16), tbs
+	}
+	return err
+}
+
+// leafHash is the hash of the log's entry that the SCT promises.
+func (a *authority) leafHash(req *request, sct *ct.SignedCertificateTimestamp) ([sha256.Size]byte, error) {
+	return ct.LeafHashForLeaf(&ct.MerkleTreeLeaf{
+		Version: ct.V1, LeafType: ct.TimestampedEntryLeafType,
+		TimestampedEntry: &ct.TimestampedEntry{
+			Timestamp: sct.Timestamp, EntryType: ct.PrecertLogEntryType, Extensions: sct.Extensions,
+			PrecertEntry: &ct.PreCert{IssuerKeyHash: sha256.Sum256(a.chain[0].RawSubjectPublicKeyInfo), TBSCertificate: req.tbs},
+		},
+	})
+}
+
 // issued is the record of a certificate.
-func issued(cert *x509.Certificate, v *vouched, sct *ct.SignedCertificateTimestamp) audit.Event {
+func issued(cert *x509.Certificate, v *vouched, sct *ct.SignedCertificateTimestamp, leaf [sha256.Size]byte) audit.Event {
 	sum := sha256.Sum256(cert.Raw)
 	san, _ := subjectName(cert)
 	issuer, _ := extension(cert, oidIssuer)
@@ -240,7 +280,7 @@ func issued(cert *x509.Certificate, v *vouched, sct *ct.SignedCertificateTimesta
 		"issuer":        bounded(string(issuer), maxRecorded),
 		"not_before":    cert.NotBefore.UTC(),
 		"not_after":     cert.NotAfter.UTC(),
-		"ct_log_id":     hex.EncodeToString(sct.LogID.KeyID[:]),
+		"ct_leaf_hash":  hex.EncodeToString(leaf[:]), // RFC 6962 section 4.5 finds the entry by it
 		"sct_timestamp": sct.Timestamp,
 	}
 	if v.token.Issuer != string(issuer) {

@@ -27,7 +27,6 @@ import (
 	"github.com/sigstore/fulcio/pkg/server"
 	v1 "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	"github.com/sigstore/sigstore/pkg/signature"
-	"golang.org/x/time/rate"
 
 	"github.com/sigbox/sigbox/internal/audit"
 	"github.com/sigbox/sigbox/internal/inproc"
@@ -62,7 +61,8 @@ type Config struct {
 	CTLogPath string
 	// CTLogKey verifies what the log promises.
 	CTLogKey crypto.PublicKey
-	// Audit records each certificate before it leaves. An error keeps it in.
+	// Audit records each precertificate before the log is given it, each
+	// certificate before it leaves, and refusals. An error keeps the answer in.
 	Audit   audit.Func
 	Logger  *slog.Logger
 	Metrics prometheus.Registerer
@@ -73,6 +73,7 @@ type Service struct {
 	handler   http.Handler
 	log       *ctclient.LogClient
 	verifiers *verifiers
+	refusals  *refusals
 	logger    *slog.Logger
 	ready     chan struct{}
 	once      sync.Once
@@ -115,11 +116,11 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("fulcio: issuers: %w", err)
 	}
 	routeLogs(cfg.Logger)
+	refusals := newRefusals(cfg.Audit)
 	handler, err := newHandler(ctx, &caServer{
 		GRPCCAServer: server.NewGRPCCAServer(log, ca, algorithms, identity.IssuerPool{&authenticator{v}}),
 		config:       upstream,
-		record:       cfg.Audit,
-		refusal:      rate.NewLimiter(10, 100),
+		refusals:     refusals,
 		logger:       cfg.Logger,
 		metrics:      m,
 	})
@@ -130,6 +131,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		handler:   handler,
 		log:       log,
 		verifiers: v,
+		refusals:  refusals,
 		logger:    cfg.Logger,
 		ready:     make(chan struct{}),
 	}, nil
@@ -159,7 +161,7 @@ func (s *Service) Handler() http.Handler { return s.handler }
 func (s *Service) Ready() <-chan struct{} { return s.ready }
 
 // Run reaches for the issuers, so that the first signature does not have to,
-// and then waits for ctx to be done.
+// and then puts refusals on record until ctx is done.
 func (s *Service) Run(ctx context.Context) error {
 	var local sync.WaitGroup
 	for _, v := range s.verifiers.fixed {
@@ -170,13 +172,25 @@ func (s *Service) Run(ctx context.Context) error {
 		}
 		local.Go(func() { until(ctx, func() error { _, err := v.discovered(ctx); return err }) })
 	}
-	local.Go(func() { until(ctx, func() error { _, err := s.log.GetSTH(ctx); return err }) })
+	local.Go(func() { until(ctx, func() error { return s.logAnswers(ctx) }) })
 	local.Wait()
 	if ctx.Err() == nil {
 		s.once.Do(func() { close(s.ready) })
 	}
-	<-ctx.Done()
+	s.refusals.run(ctx, func(err error) { s.logger.ErrorContext(ctx, "refusals are not on record", "error", err) })
 	return nil
+}
+
+// logAnswers asks for a tree head, whose signature the client verifies. A log
+// that is there and signs nothing at present is an answer too: certificates are
+// refused then, one by one.
+func (s *Service) logAnswers(ctx context.Context) error {
+	_, err := s.log.GetSTH(ctx)
+	var refused jsonclient.RspError
+	if errors.As(err, &refused) && refused.StatusCode == http.StatusServiceUnavailable {
+		return nil
+	}
+	return err
 }
 
 // until tries every 50 ms until it works or ctx is done.

@@ -11,16 +11,21 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	ctx509 "github.com/google/certificate-transparency-go/x509"
 	"github.com/sigstore/fulcio/pkg/certificate"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/verify"
@@ -346,38 +351,132 @@ func TestBadRequests(t *testing.T) {
 	in.issue(token) // and it still works
 }
 
-// What is not on record does not leave.
+// TestNoRecordNoCertificate: what is not on record does not leave, and what was
+// not announced there does not go into the log. (At Certainly, 5,868 certificates
+// left without audit records.)
 func TestNoRecordNoCertificate(t *testing.T) {
 	p := newIDP(t, nil)
 	in := newInstance(t, withIssuers(p.issuer("email")))
-	in.audit.fail(errDisk)
-	status, out, header := in.post("/api/v2/signingCert", "", csr(t, p.token(nil), newKey(t)))
-	if status != http.StatusServiceUnavailable || strings.Contains(out, "BEGIN CERTIFICATE") || header.Get("Retry-After") == "" {
-		t.Errorf("status %d: %s", status, out)
+	logged := func() int { return in.audit.count(audit.Intended) }
+	for _, c := range []struct {
+		name  string
+		typ   string // of the events that fail
+		err   error
+		known int // announced meanwhile
+	}{
+		{"fails", "", errDisk, 0},
+		{"fails before the log", audit.Intended, errDisk, 0},
+		{"fails behind the log", audit.Issued, errDisk, 1},
+		{"hangs before the log", audit.Intended, errHangs, 0},
+		{"hangs behind the log", audit.Issued, errHangs, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			before := logged()
+			in.audit.fail(c.typ, c.err)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if errors.Is(c.err, errHangs) {
+				ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)
+				defer cancel()
+			}
+			w := httptest.NewRecorder()
+			r := httptest.NewRequestWithContext(ctx, http.MethodPost, "/api/v2/signingCert", bytes.NewReader(csr(t, p.token(nil), newKey(t))))
+			r.Header.Set("Content-Type", "application/json")
+			in.handler.ServeHTTP(w, r)
+			if w.Code != http.StatusServiceUnavailable || strings.Contains(w.Body.String(), "BEGIN CERTIFICATE") || w.Header().Get("Retry-After") == "" {
+				t.Errorf("status %d: %s", w.Code, w.Body)
+			}
+			if strings.Contains(w.Body.String(), "space") {
+				t.Errorf("answer tells of the machine: %s", w.Body)
+			}
+			in.audit.fail("", nil)
+			if n := logged() - before; n != c.known {
+				t.Errorf("%d certificates were announced, want %d", n, c.known)
+			}
+			if e := in.audit.last(audit.Issued); e != nil && c.known == 0 && before == 0 {
+				t.Errorf("on record: %+v", e)
+			}
+			in.issue(p.token(nil))
+		})
 	}
-	if strings.Contains(out, "space") {
-		t.Errorf("answer tells of the machine: %s", out)
-	}
-	in.audit.fail(nil)
-	in.issue(p.token(nil))
+	// Neither is a refusal answered that is not on record.
+	in.audit.fail(audit.Refused, errDisk)
+	in.refused("garbage", "a.b.c", http.StatusServiceUnavailable, "on record")
 }
 
+// TestRecordOfACertificate tells of it before and after it was logged, in terms
+// that the log can be asked in.
+func TestRecordOfACertificate(t *testing.T) {
+	p := newIDP(t, nil)
+	in := newInstance(t, withIssuers(p.issuer("email")))
+	cert := in.issue(p.token(nil))
+	intended, issued := in.audit.last(audit.Intended), in.audit.last(audit.Issued)
+	serial := cert.SerialNumber.Text(16)
+	if intended.Fields["serial"] != serial || issued.Fields["serial"] != serial {
+		t.Errorf("serial %s: %v, %v", serial, intended.Fields, issued.Fields)
+	}
+	tbs, err := ctx509.RemoveSCTList(cert.RawTBSCertificate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sum := sha256.Sum256(tbs); intended.Fields["tbs_sha256"] != hex.EncodeToString(sum[:]) {
+		t.Errorf("tbs: %v, want %x", intended.Fields, sum)
+	}
+	leafHash, err := hex.DecodeString(issued.Fields["ct_leaf_hash"].(string))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	query := url.Values{"tree_size": {"1"}, "hash": {base64.StdEncoding.EncodeToString(leafHash)}}
+	in.ctLog.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/ctlog/ct/v1/get-proof-by-hash?"+query.Encode(), nil))
+	if w.Code != http.StatusOK {
+		t.Errorf("the log does not know leaf %x: %d %s", leafHash, w.Code, w.Body)
+	}
+}
+
+// TestRefusalsAreOnRecord: each by itself, or, when there are very many, by
+// their number. However often somebody is refused, the record stays small.
 func TestRefusalsAreOnRecord(t *testing.T) {
 	p := newIDP(t, nil)
 	in := newInstance(t, withIssuers(p.issuer("email")))
+	ctx, stop := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- in.service.Run(ctx) }()
 	in.refused("unknown issuer", sign(t, newKey(t), "k", claims{"iss": "https://" + strings.Repeat("x", 100_000)}), 400, "is not configured")
 	e := in.audit.last(audit.Refused)
 	if e == nil || e.Fields["reason"] != "token" || len(e.Fields["claimed_issuer"].(string)) > 1100 {
 		t.Fatalf("record: %v", e)
 	}
-	// However often somebody is refused, the record does not fill the disk.
-	for range 300 {
+	const flood = 300
+	for range flood {
 		in.refused("garbage", "a.b.c", 400, "identity token")
+	}
+	// A flood of one kind hides nothing of another.
+	if status, _, _ := in.post("/api/v2/signingCert", "", possession(t, p.token(nil), newKey(t), newKey(t), "alice@example.com")); status != 400 {
+		t.Errorf("bad proof: %d", status)
+	}
+	if e := in.audit.last(audit.Refused); e.Fields["reason"] != "key" {
+		t.Errorf("record: %v", e)
+	}
+	stop()
+	if err := <-ran; err != nil {
+		t.Error(err)
 	}
 	in.audit.mu.Lock()
 	defer in.audit.mu.Unlock()
-	if n := len(in.audit.events); n > 200 {
-		t.Errorf("%d refusals on record", n)
+	refused := 0
+	for _, e := range in.audit.events {
+		n, many := e.Fields["count"].(int)
+		if e.Type != audit.Refused {
+			continue
+		}
+		if !many {
+			n = 1
+		}
+		refused += n
+	}
+	if n := len(in.audit.events); n > 200 || refused != flood+2 {
+		t.Errorf("%d refusals in %d records, want %d in few", refused, n, flood+2)
 	}
 }
 

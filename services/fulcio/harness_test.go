@@ -18,7 +18,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -143,16 +142,17 @@ type recorder struct {
 
 	mu     sync.Mutex
 	err    error
+	typ    string // that err is for; empty: all
 	events []audit.Event
 }
 
 func newRecorder(t testing.TB) *recorder {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "audit.jsonl")
-	if err := audit.Create(path); err != nil {
+	o := audit.Options{Dir: t.TempDir(), Instance: "test"}
+	if err := audit.Create(o); err != nil {
 		t.Fatal(err)
 	}
-	l, err := audit.Open(path)
+	l, err := audit.Open(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,20 +163,40 @@ func newRecorder(t testing.TB) *recorder {
 func (r *recorder) append(ctx context.Context, e audit.Event) error {
 	r.mu.Lock()
 	err := r.err
+	if r.typ != "" && e.Type != r.typ {
+		err = nil
+	}
 	if err == nil {
 		r.events = append(r.events, e)
 	}
 	r.mu.Unlock()
+	if errors.Is(err, errHangs) {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	if err != nil {
 		return err
 	}
 	return r.log.Append(ctx, e)
 }
 
-func (r *recorder) fail(err error) {
+// fail makes events of a type, or all, fail with err; errHangs means that they
+// get no answer.
+func (r *recorder) fail(typ string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.err = err
+	r.typ, r.err = typ, err
+}
+
+func (r *recorder) count(typ string) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.events {
+		if e.Type == typ {
+			n++
+		}
+	}
+	return n
 }
 
 func (r *recorder) last(typ string) *audit.Event {
@@ -197,6 +217,7 @@ type instance struct {
 	handler http.Handler
 	chain   []*x509.Certificate
 	ctKey   *ecdsa.PrivateKey
+	ctLog   http.Handler
 	audit   *recorder
 	service *fulcio.Service
 }
@@ -257,6 +278,7 @@ func tryInstance(t testing.TB, opts ...option) (*instance, error) {
 		}
 		cfg.CTLog = log.Handler()
 	}
+	in.ctLog = cfg.CTLog
 	s, err := fulcio.New(context.Background(), cfg)
 	if err != nil {
 		return nil, err
@@ -382,4 +404,7 @@ func (in *instance) refused(what, token string, status int, why string) {
 	}
 }
 
-var errDisk = errors.New("no space left on device")
+var (
+	errDisk  = errors.New("no space left on device")
+	errHangs = errors.New("hangs")
+)

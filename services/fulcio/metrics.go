@@ -21,6 +21,10 @@ const (
 	reasonInternal    = "internal"
 )
 
+var reasons = []string{
+	reasonToken, reasonUnreachable, reasonReplay, reasonKey, reasonClaims, reasonLog, reasonAudit, reasonGone, reasonInternal,
+}
+
 // metrics are the service's own. Upstream's, such as fulcio_new_certs, are in
 // Prometheus's default registry.
 type metrics struct {

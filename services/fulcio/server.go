@@ -18,13 +18,10 @@ import (
 	fulciogrpc "github.com/sigstore/fulcio/pkg/generated/protobuf"
 	"github.com/sigstore/fulcio/pkg/generated/protobuf/legacy"
 	"github.com/sigstore/fulcio/pkg/server"
-	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
-
-	"github.com/sigbox/sigbox/internal/audit"
 )
 
 const (
@@ -32,7 +29,7 @@ const (
 	maxBody = 256 << 10
 	// requestTimeout bounds issuance, waiting for the log included.
 	requestTimeout = 15 * time.Second
-	// auditTimeout bounds the record of a refusal, which holds nothing up.
+	// auditTimeout bounds the record of a refusal.
 	auditTimeout = 2 * time.Second
 	// maxRecorded bounds strings from outside in a record, in bytes.
 	maxRecorded = 1024
@@ -55,6 +52,8 @@ type request struct {
 	principal *vouched
 	authErr   error
 	stage     stage
+	serial    string // of the precertificate, hexadecimal, once it is on record
+	tbs       []byte // of the log's entry
 	failure   *failure
 }
 
@@ -113,11 +112,10 @@ func (r *request) outcome(ctx context.Context, err error) *failure {
 // panics, and keeps the record of refusals.
 type caServer struct {
 	server.GRPCCAServer
-	config  *config.FulcioConfig
-	record  audit.Func
-	refusal *rate.Limiter
-	logger  *slog.Logger
-	metrics *metrics
+	config   *config.FulcioConfig
+	refusals *refusals
+	logger   *slog.Logger
+	metrics  *metrics
 }
 
 // CreateSigningCertificate implements fulciogrpc.CAServer.
@@ -129,7 +127,7 @@ func (s *caServer) CreateSigningCertificate(ctx context.Context, in *fulciogrpc.
 	defer func() {
 		if p := recover(); p != nil {
 			s.logger.ErrorContext(ctx, "fulcio panicked", "panic", p, "stack", string(debug.Stack()))
-			out, err = nil, s.refuse(ctx, in, &failure{codes.Internal, reasonInternal, caError, fmt.Errorf("panic: %v", p)})
+			out, err = nil, s.refuse(ctx, in, req, &failure{codes.Internal, reasonInternal, caError, fmt.Errorf("panic: %v", p)})
 		}
 	}()
 	out, err = s.GRPCCAServer.CreateSigningCertificate(ctx, in)
@@ -137,7 +135,7 @@ func (s *caServer) CreateSigningCertificate(ctx context.Context, in *fulciogrpc.
 		err = errors.New("upstream answered with a certificate that was not issued here")
 	}
 	if err != nil {
-		return nil, s.refuse(ctx, in, req.outcome(ctx, err))
+		return nil, s.refuse(ctx, in, req, req.outcome(ctx, err))
 	}
 	s.metrics.issued.Inc()
 	return out, nil
@@ -148,9 +146,8 @@ func (s *caServer) GetConfiguration(ctx context.Context, in *fulciogrpc.GetConfi
 	return s.GRPCCAServer.GetConfiguration(config.With(ctx, s.config), in)
 }
 
-// refuse puts a refusal on record as far as that goes, and answers it. The
-// record is rationed: anybody can be refused as often as they like.
-func (s *caServer) refuse(ctx context.Context, in *fulciogrpc.CreateSigningCertificateRequest, f *failure) error {
+// refuse puts a refusal on record, and answers it.
+func (s *caServer) refuse(ctx context.Context, in *fulciogrpc.CreateSigningCertificateRequest, req *request, f *failure) error {
 	s.metrics.refused.WithLabelValues(f.reason).Inc()
 	claimed, _ := claimedIssuer(tokenOf(ctx, in))
 	level := slog.LevelInfo
@@ -158,17 +155,19 @@ func (s *caServer) refuse(ctx context.Context, in *fulciogrpc.CreateSigningCerti
 		level = slog.LevelError
 	}
 	s.logger.Log(ctx, level, "certificate refused", "reason", f.reason, "claimed_issuer", bounded(claimed, maxRecorded), "error", bounded(f.err.Error(), maxRecorded))
-	if s.refusal.Allow() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)
-		defer cancel()
-		err := s.record(ctx, audit.Event{Type: audit.Refused, Service: service, Fields: map[string]any{
-			"reason":         f.reason,
-			"message":        bounded(f.message, maxRecorded),
-			"claimed_issuer": bounded(claimed, maxRecorded),
-		}})
-		if err != nil {
-			s.logger.ErrorContext(ctx, "refusal is not on record", "error", err)
-		}
+	fields := map[string]any{
+		"reason":         f.reason,
+		"message":        bounded(f.message, maxRecorded),
+		"claimed_issuer": bounded(claimed, maxRecorded),
+	}
+	if req.serial != "" {
+		fields["serial"] = req.serial // it may be in the log, and never left
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)
+	defer cancel()
+	if err := s.refusals.add(ctx, f.reason, fields); err != nil {
+		s.logger.ErrorContext(ctx, "refusal is not on record", "error", err)
+		return status.Error(codes.Unavailable, "the request could not be put on record")
 	}
 	return status.Error(f.code, f.message)
 }

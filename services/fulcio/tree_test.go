@@ -23,6 +23,8 @@ func newTree(t testing.TB) tree {
 	dir := t.TempDir()
 	cfg := trillianservice.Config{
 		Dir:             filepath.Join(dir, "logs"),
+		AnchorDir:       filepath.Join(dir, "anchor"),
+		Instance:        "instance",
 		SocketDir:       t.TempDir(),
 		SequenceOnWrite: true,
 		Logger:          quiet,

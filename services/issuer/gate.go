@@ -24,7 +24,8 @@ import (
 // bounded size, and only so many guesses.
 type gate struct {
 	dex      http.Handler
-	base     string // the issuer URL's path
+	base     string   // the issuer URL's path
+	clients  []string // by id
 	remoteIP func(*http.Request) string
 	logger   *slog.Logger
 
@@ -43,8 +44,12 @@ const (
 )
 
 func newGate(dex http.Handler, base string, cfg PeopleConfig) *gate {
+	var clients []string
+	for _, c := range cfg.Clients {
+		clients = append(clients, c.ID)
+	}
 	return &gate{
-		dex: dex, base: base, remoteIP: cfg.RemoteIP, logger: cfg.Logger,
+		dex: dex, base: base, clients: clients, remoteIP: cfg.RemoteIP, logger: cfg.Logger,
 		users:    newThrottle(10, 10*time.Second, cfg.Now),
 		networks: newThrottle(100, time.Second, cfg.Now),
 		codes:    newThrottle(20, 10*time.Second, cfg.Now),
@@ -198,8 +203,13 @@ func isS256(form url.Values) bool {
 }
 
 // deviceCode starts a device flow. PKCE is no part of RFC 8628, but a client that
-// uses it must use it well.
+// uses it must use it well. Dex hands codes to anyone and asks who it was when a
+// person has signed in; RFC 8628 section 3.2 has the client known before.
 func (g *gate) deviceCode(w http.ResponseWriter, r *http.Request) {
+	if !slices.Contains(g.clients, r.Form.Get("client_id")) {
+		refuse(w, http.StatusUnauthorized, "invalid_client", "client_id names no client of this issuer")
+		return
+	}
 	if (r.Form.Has("code_challenge") || r.Form.Has("code_challenge_method")) && !isS256(r.Form) {
 		refuse(w, http.StatusBadRequest, "invalid_request", "use PKCE with code_challenge_method=S256 or not at all")
 		return

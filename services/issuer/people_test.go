@@ -415,6 +415,8 @@ func TestSignInRefused(t *testing.T) {
 		"device by default method": func() page {
 			return p.post(base+"/device/code", url.Values{"client_id": {"sigstore"}, "code_challenge": {challenge}})
 		},
+		"device for nobody":          func() page { return p.post(base+"/device/code", url.Values{}) },
+		"device for another program": func() page { return p.post(base+"/device/code", url.Values{"client_id": {"other"}}) },
 		"huge body": func() page {
 			return p.do(http.MethodPost, base+"/token", formType, bytes.NewReader(bytes.Repeat([]byte("a"), 1<<20)))
 		},

@@ -61,9 +61,16 @@ func (s *Service) create(params entries.CreateLogEntryParams) middleware.Respond
 		// Log nothing that could not be found again.
 		return createFailed(http.StatusServiceUnavailable, "the search index cannot be written")
 	}
+	if err := s.cfg.Frozen(); err != nil {
+		return createFailed(http.StatusServiceUnavailable, err.Error())
+	}
 	p := &proposal{ProposedEntry: params.ProposedEntry}
 	params.ProposedEntry = p
 	answer := api.CreateLogEntryHandler(params)
+	if err := s.cfg.Frozen(); err != nil {
+		// Meanwhile, so that the answer may lack its signatures.
+		return createFailed(http.StatusServiceUnavailable, err.Error())
+	}
 
 	// From here on the entry is in the log: a client that goes away must not
 	// keep it out of the index.

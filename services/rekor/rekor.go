@@ -70,9 +70,16 @@ type Config struct {
 	Postgres *pgxpool.Pool
 	// MaxBodyBytes bounds a request's body. Default DefaultMaxBodyBytes.
 	MaxBodyBytes int64
+	// Outbox keeps a copy of what is added to the search index for an archive, which
+	// takes it with Service.Outbox.
+	Outbox bool
 	// Audit records each entry before its answer leaves. An error withholds the
 	// answer.
 	Audit audit.Func
+	// Frozen, if set, is asked before each signature. An error is the reason why
+	// nothing may be signed for the tree: it is then served to be read, without
+	// promises and checkpoints.
+	Frozen func() error
 	// Logger takes upstream's warnings and errors too.
 	Logger *slog.Logger
 	// Metrics registers the service's own metrics. Default nowhere. Upstream
@@ -106,11 +113,14 @@ type Service struct {
 	cfg     Config
 	logger  *slog.Logger
 	store   records
+	file    *store.Store // the same; nil with PostgreSQL
 	logID   string
 	handler http.Handler
 	metrics metrics
 	large   chan struct{}
 	timeout time.Duration
+
+	freshOutbox bool
 
 	ready     chan struct{}
 	readyOnce sync.Once
@@ -123,6 +133,9 @@ type Service struct {
 func New(ctx context.Context, cfg Config) (*Service, error) {
 	if cfg.MaxBodyBytes == 0 {
 		cfg.MaxBodyBytes = DefaultMaxBodyBytes
+	}
+	if cfg.Frozen == nil {
+		cfg.Frozen = func() error { return nil }
 	}
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("rekor: %w", err)
@@ -163,6 +176,8 @@ func (c Config) validate() error {
 		return errors.New("no address of trillian")
 	case c.Dir == "" && c.Postgres == nil:
 		return errors.New("no folder")
+	case c.Outbox && c.Postgres != nil:
+		return errNoFile
 	case c.MaxBodyBytes < 0:
 		return fmt.Errorf("a body limit of %d bytes", c.MaxBodyBytes)
 	case c.Audit == nil:
@@ -188,11 +203,13 @@ func (s *Service) open(ctx context.Context) error {
 	if s.cfg.Postgres != nil {
 		s.store = store.OpenPostgres(s.cfg.Postgres)
 	} else {
-		file, err := store.Open(ctx, filepath.Join(s.cfg.Dir, indexFile))
-		if err != nil {
+		if s.file, err = store.Open(ctx, filepath.Join(s.cfg.Dir, indexFile)); err != nil {
 			return err
 		}
-		s.store = file
+		s.store = s.file
+		if err := s.openOutbox(ctx); err != nil {
+			return err
+		}
 	}
 	if s.metrics, err = newMetrics(s.cfg.Metrics); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)

@@ -46,7 +46,9 @@ func reopenLog(t testing.TB, dir string, tree int64) logServer {
 }
 
 func logConfig(dir string) trillian.Config {
-	return trillian.Config{Dir: filepath.Join(dir, "logs"), SocketDir: filepath.Join(dir, "run"), SequenceOnWrite: true}
+	return trillian.Config{
+		Dir: filepath.Join(dir, "logs"), AnchorDir: filepath.Join(dir, "anchor"), Instance: "instance", SocketDir: filepath.Join(dir, "run"), SequenceOnWrite: true,
+	}
 }
 
 func serveLog(t testing.TB, s *trillian.Service, tree int64) logServer {

@@ -70,7 +70,7 @@ func configureUpstream(cfg Config, st records) (err error) {
 	}
 
 	ref := signerScheme + strconv.FormatInt(cfg.TreeID, 10)
-	provideSigners(map[string]crypto.Signer{ref: cfg.Signer})
+	provideSigners(map[string]crypto.Signer{ref: guardedSigner{cfg.Signer, cfg.Frozen}})
 	attestations.Store(&st)
 
 	// Viper is read while requests are served; nothing but these keys is set,
@@ -131,11 +131,11 @@ func (s *Service) routes() (http.Handler, error) {
 
 	a.EntriesCreateLogEntryHandler = entries.CreateLogEntryHandlerFunc(s.create)
 	a.IndexSearchIndexHandler = index.SearchIndexHandlerFunc(s.search)
-	a.EntriesGetLogEntryByIndexHandler = entries.GetLogEntryByIndexHandlerFunc(api.GetLogEntryByIndexHandler)
-	a.EntriesGetLogEntryByUUIDHandler = entries.GetLogEntryByUUIDHandlerFunc(api.GetLogEntryByUUIDHandler)
-	a.EntriesSearchLogQueryHandler = entries.SearchLogQueryHandlerFunc(api.SearchLogQueryHandler)
+	a.EntriesGetLogEntryByIndexHandler = entries.GetLogEntryByIndexHandlerFunc(s.entryByIndex)
+	a.EntriesGetLogEntryByUUIDHandler = entries.GetLogEntryByUUIDHandlerFunc(s.entryByUUID)
+	a.EntriesSearchLogQueryHandler = entries.SearchLogQueryHandlerFunc(s.entriesByQuery)
 	a.PubkeyGetPublicKeyHandler = pubkey.GetPublicKeyHandlerFunc(api.GetPublicKeyHandler)
-	a.TlogGetLogInfoHandler = tlog.GetLogInfoHandlerFunc(api.GetLogInfoHandler)
+	a.TlogGetLogInfoHandler = tlog.GetLogInfoHandlerFunc(s.logInfo)
 	a.TlogGetLogProofHandler = tlog.GetLogProofHandlerFunc(api.GetLogProofHandler)
 	if err := a.Validate(); err != nil {
 		return nil, fmt.Errorf("setting up the api: %w", err)

@@ -32,6 +32,9 @@ func (s *Service) sequenceQueued(ctx context.Context, tree *trillian.Tree, bound
 }
 
 func (s *Service) integrate(ctx context.Context, tree *trillian.Tree, on storage.LogStorage, limit int, maxRootDuration time.Duration) (int, error) {
+	if f := s.guard.frozen(tree.GetTreeId()); f != nil {
+		return 0, f
+	}
 	snapshot, err := on.SnapshotForTree(ctx, tree)
 	if err != nil {
 		return 0, err
@@ -45,7 +48,8 @@ func (s *Service) integrate(ctx context.Context, tree *trillian.Tree, on storage
 		return 0, err
 	}
 	// RFC 6962 section 3.5 wants each tree head's timestamp, in milliseconds, later than the one before.
-	after := laterThan{clock.System, time.Unix(0, int64(head.TimestampNanos)).Add(time.Millisecond)}
+	last := max(head.TimestampNanos, s.guard.anchoredAt(tree.GetTreeId()))
+	after := laterThan{clock.System, time.Unix(0, int64(last)).Add(time.Millisecond)}
 	return trillianlog.IntegrateBatch(ctx, tree, limit, noGuard, maxRootDuration, after, on, quota.Noop())
 }
 
@@ -86,6 +90,9 @@ func (s *Service) pass(ctx context.Context) {
 		return
 	}
 	for _, id := range ids {
+		if s.guard.frozen(id) != nil {
+			continue
+		}
 		if err := s.passOver(ctx, id); err != nil && ctx.Err() == nil {
 			s.cfg.Logger.Warn("a timed pass failed", slog.Int64("tree", id), slog.Any("error", err))
 		}

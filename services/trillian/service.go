@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"sync"
@@ -25,9 +26,11 @@ import (
 	"github.com/transparency-dev/merkle/rfc6962"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/sigbox/sigbox/internal/anchor"
 	"github.com/sigbox/sigbox/internal/postgres"
 	logspostgres "github.com/sigbox/sigbox/services/trillian/postgres"
 	"github.com/sigbox/sigbox/services/trillian/sqlite"
+	"github.com/sigbox/sigbox/services/trillian/verify"
 )
 
 // Config says where the logs are kept and how new entries get into the tree.
@@ -37,6 +40,10 @@ type Config struct {
 	// Postgres, if set, is where the logs are in place of Dir. Its schema is made by whoever makes the database, from
 	// Migrations.
 	Postgres postgres.DSN
+	// AnchorDir holds the anchors of the logs, which tell an older copy of Dir from the newest. It had better be on another volume.
+	AnchorDir string
+	// Instance is who the anchors belong to.
+	Instance string
 	// SocketDir is where the gRPC socket is made, mode 0700. A path too long for a socket address
 	// is replaced by a private temporary folder.
 	SocketDir string
@@ -45,6 +52,10 @@ type Config struct {
 	SequenceOnWrite bool
 	// SequenceInterval is the time between timed passes; zero means one second.
 	SequenceInterval time.Duration
+	// ScrubRate bounds the bytes a second that the background scrub reads; zero means one MiB.
+	ScrubRate int64
+	// ScrubInterval is the time between two passes of the scrub; zero means one hour.
+	ScrubInterval time.Duration
 	// Logger receives the service's records; nil discards them.
 	Logger *slog.Logger
 	// Metrics is where Trillian's own metrics are registered; nil keeps none.
@@ -69,16 +80,37 @@ type engine interface {
 	Head(treeID int64) (types.LogRootV1, error)
 	// Usage is the bytes that a tree takes on the disk.
 	Usage(treeID int64) (int64, error)
+	// Source reads a tree as it is on the disk, to be examined.
+	Source(treeID int64) (source, error)
 	// Fatal receives the error that ended all writing.
 	Fatal() <-chan error
 	// Close waits for work in progress.
 	Close() error
 }
 
+type source interface {
+	verify.Source
+	io.Closer
+}
+
+// sqliteEngine is SQLite's storage as an engine.
+type sqliteEngine struct{ *sqlite.Storage }
+
+func (e sqliteEngine) Source(treeID int64) (source, error) { return e.Storage.Source(treeID) }
+
+// postgresEngine is PostgreSQL's.
+type postgresEngine struct{ *logspostgres.Storage }
+
+func (e postgresEngine) Source(treeID int64) (source, error) { return e.Storage.Source(treeID), nil }
+
+// Migrations is the logs' part of the schema of a PostgreSQL database.
+var Migrations = logspostgres.Migrations
+
 // Service is the log server, the sequencer and their storage.
 type Service struct {
 	cfg    Config
 	engine engine
+	guard  guard
 	server *server.TrillianLogRPCServer
 	client *client
 	socket socket
@@ -86,18 +118,22 @@ type Service struct {
 	once   sync.Once
 }
 
-// Migrations is the logs' part of the schema of a PostgreSQL database.
-var Migrations = logspostgres.Migrations
-
-// Create makes empty storage in cfg.Dir and refuses if there is any.
+// Create makes empty storage in cfg.Dir and cfg.AnchorDir and refuses if there is any. With PostgreSQL it makes the anchors' folder alone.
 func Create(_ context.Context, cfg Config) error {
+	if err := anchor.Create(cfg.AnchorDir); err != nil {
+		return fmt.Errorf("creating the logs' anchors: %w", err)
+	}
+	if cfg.Postgres != (postgres.DSN{}) {
+		return nil
+	}
 	if err := sqlite.Create(cfg.Dir); err != nil {
 		return fmt.Errorf("creating the logs' storage: %w", err)
 	}
 	return nil
 }
 
-// New opens the storage that Create made, for this process alone.
+// New opens the storage that Create made, for this process alone. Logs that are not what their anchors say are frozen: they can be read, and
+// nothing else.
 func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -105,8 +141,17 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 	if cfg.SequenceInterval == 0 {
 		cfg.SequenceInterval = time.Second
 	}
-	if cfg.SequenceInterval < 0 {
-		return nil, fmt.Errorf("sequence interval %v is negative", cfg.SequenceInterval)
+	if cfg.ScrubRate == 0 {
+		cfg.ScrubRate = 1 << 20
+	}
+	if cfg.ScrubInterval == 0 {
+		cfg.ScrubInterval = time.Hour
+	}
+	switch {
+	case cfg.SequenceInterval < 0 || cfg.ScrubInterval < 0 || cfg.ScrubRate < 0:
+		return nil, fmt.Errorf("sequence interval %v, scrub interval %v or scrub rate %d is negative", cfg.SequenceInterval, cfg.ScrubInterval, cfg.ScrubRate)
+	case cfg.AnchorDir == "" || cfg.Instance == "":
+		return nil, errors.New("no folder for the anchors, or nobody whose anchors they are")
 	}
 	routeKlog(cfg.Logger)
 	factory := newMetricFactory(cfg.Metrics)
@@ -114,20 +159,24 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 	trillianlog.InitMetrics(factory)
 
 	s := &Service{cfg: cfg, ready: make(chan struct{})}
+	s.guard.start(cfg)
 	if s.engine, err = s.open(ctx, factory); err != nil {
 		return nil, fmt.Errorf("opening the logs' storage: %w", err)
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.engine.Close())
+			err = errors.Join(err, s.engine.Close(), s.guard.close())
 		}
 	}()
+	if err := s.prove(ctx); err != nil {
+		return nil, err
+	}
 	if s.socket, err = newSocket(cfg.SocketDir); err != nil {
 		return nil, err
 	}
 	s.server = server.NewTrillianLogRPCServer(extension.Registry{
 		AdminStorage:  s.engine.Admin(),
-		LogStorage:    s.engine,
+		LogStorage:    guarded{s.engine, &s.guard},
 		QuotaManager:  quota.Noop(),
 		MetricFactory: factory,
 	}, clock.System)
@@ -141,12 +190,22 @@ func (s *Service) open(ctx context.Context, metrics monitoring.MetricFactory) (e
 	if s.cfg.SequenceOnWrite {
 		sequence = s.sequenceQueued
 	}
+	damaged := func(tree int64, err error) { s.guard.freeze(tree, CauseDamaged, err.Error(), nil) }
 	if s.cfg.Postgres != (postgres.DSN{}) {
-		return logspostgres.Open(ctx, s.cfg.Postgres, logspostgres.Options{
-			Sequence: sequence, HashLeaf: rfc6962.DefaultHasher.HashLeaf, Metrics: metrics, Logger: s.cfg.Logger,
+		anchors := &sharedAnchors{guard: &s.guard}
+		store, err := logspostgres.Open(ctx, s.cfg.Postgres, logspostgres.Options{
+			Sequence: sequence, HashLeaf: rfc6962.DefaultHasher.HashLeaf, Anchor: anchors, Damaged: damaged, Metrics: metrics, Logger: s.cfg.Logger,
 		})
+		if err != nil {
+			return nil, err
+		}
+		anchors.had = store.Had
+		return postgresEngine{store}, nil
 	}
-	return sqlite.Open(ctx, s.cfg.Dir, sqlite.Options{Sequence: sequence, HashLeaf: rfc6962.DefaultHasher.HashLeaf, Logger: s.cfg.Logger})
+	store, err := sqlite.Open(ctx, s.cfg.Dir, sqlite.Options{
+		Sequence: sequence, HashLeaf: rfc6962.DefaultHasher.HashLeaf, Anchor: &s.guard, Damaged: damaged, Logger: s.cfg.Logger,
+	})
+	return sqliteEngine{store}, err
 }
 
 // CreateLog makes a log, initialises it with the empty tree's root, and returns its tree id.
@@ -159,6 +218,9 @@ func (s *Service) CreateLog(ctx context.Context, opts LogOptions) (int64, error)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("creating log %q: %w", opts.Name, err)
+	}
+	if err := s.guard.add(tree); err != nil {
+		return 0, fmt.Errorf("making the anchor of log %q: %w", opts.Name, err)
 	}
 	if _, err := s.client.InitLog(ctx, &trillian.InitLogRequest{LogId: tree.TreeId}); err != nil {
 		return 0, fmt.Errorf("initialising log %q: %w", opts.Name, err)
@@ -206,6 +268,7 @@ func (s *Service) Run(ctx context.Context) error {
 	served := make(chan error, 1)
 	work.Go(func() { served <- grpcServer.Serve(listener) })
 	work.Go(func() { s.sequenceTimed(ctx) })
+	work.Go(func() { s.scrub(ctx) })
 	s.once.Do(func() { close(s.ready) })
 
 	select {
@@ -226,7 +289,7 @@ func (s *Service) Ready() <-chan struct{} { return s.ready }
 // Close waits for calls in flight, refuses later ones, and closes the storage. Call it after Run has returned.
 func (s *Service) Close() error {
 	s.client.close()
-	err := s.engine.Close()
+	err := errors.Join(s.engine.Close(), s.guard.close())
 	if s.socket.temporary != "" {
 		err = errors.Join(err, os.RemoveAll(s.socket.temporary))
 	}

@@ -60,7 +60,7 @@ func (b *lockedBuffer) String() string {
 func config(t testing.TB) Config {
 	dir := t.TempDir()
 	return Config{
-		Dir: filepath.Join(dir, "logs"), SocketDir: filepath.Join(dir, "run"),
+		Dir: filepath.Join(dir, "logs"), AnchorDir: filepath.Join(dir, "anchor"), Instance: "instance", SocketDir: filepath.Join(dir, "run"),
 		SequenceOnWrite: true, SequenceInterval: 20 * time.Millisecond,
 		Logger:  slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Metrics: registry,
@@ -90,7 +90,8 @@ func create(t testing.TB, cfg Config) *Service {
 		if err := postgres.Create(t.Context(), pool, []postgres.Part{Migrations}); err != nil {
 			t.Fatal(err)
 		}
-	} else if err := Create(t.Context(), cfg); err != nil {
+	}
+	if err := Create(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
 	return open(t, cfg)

@@ -62,6 +62,7 @@ type Store struct {
 
 	insertKey, insertAttestation *sql.Stmt
 	lookup, has, attestation     *sql.Stmt
+	outbox                       *sql.Stmt // nil: nothing is kept for an archive
 
 	mu      sync.RWMutex // held for reading while a record is handed to the writer
 	closed  bool
@@ -230,6 +231,9 @@ func (s *Store) insert(batch []*pending) error {
 				return errors.Join(err, rollback(tx))
 			}
 		}
+		if err := s.post(ctx, tx, r); err != nil {
+			return errors.Join(err, rollback(tx))
+		}
 	}
 	if err := tx.Commit(); err != nil {
 		// database/sql thinks the transaction over; SQLite may not.
@@ -381,7 +385,7 @@ func (s *Store) Close() error {
 // last connection to close empties the WAL.
 func (s *Store) release() error {
 	var errs []error
-	for _, stmt := range []*sql.Stmt{s.insertKey, s.insertAttestation, s.lookup, s.has, s.attestation} {
+	for _, stmt := range []*sql.Stmt{s.insertKey, s.insertAttestation, s.lookup, s.has, s.attestation, s.outbox} {
 		if stmt != nil {
 			errs = append(errs, stmt.Close())
 		}

@@ -12,6 +12,7 @@ import (
 	trillianlog "github.com/google/trillian/log"
 	"github.com/google/trillian/quota"
 	"github.com/google/trillian/storage"
+	"github.com/google/trillian/types"
 	"github.com/google/trillian/util/clock"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -188,16 +189,18 @@ type anchor struct {
 	last          uint64
 }
 
-func (a *anchor) Check(_ int64, size uint64, _ []byte) error {
+func (a *anchor) Seen(int64, types.LogRootV1) error { return nil }
+
+func (a *anchor) Check(int64, types.LogRootV1) error {
 	a.Lock()
 	defer a.Unlock()
 	return a.check
 }
 
-func (a *anchor) Record(_ int64, size uint64, _ []byte) error {
+func (a *anchor) Record(_ int64, root types.LogRootV1) error {
 	a.Lock()
 	defer a.Unlock()
-	a.last = size
+	a.last = root.TreeSize
 	return a.record
 }
 

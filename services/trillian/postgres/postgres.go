@@ -66,21 +66,26 @@ type Options struct {
 	HashLeaf func(value []byte) []byte
 	// Anchor, if set, is told of each log root.
 	Anchor Anchor
+	// Damaged, if set, is told of what does not hold what was written to it.
+	Damaged func(treeID int64, err error)
 	// Metrics takes the provider's metrics; nil keeps none.
 	Metrics monitoring.MetricFactory
 	// Logger receives the storage's records; nil discards them.
 	Logger *slog.Logger
 }
 
-// Anchor keeps the newest root that this replica has shown for each tree, outside
-// of the database.
+// Anchor keeps the newest root that this replica has stored or shown of each
+// tree, outside of the database.
 type Anchor interface {
-	// Check is called with the stored root before a new one is made over it. An
-	// error stops that.
-	Check(treeID int64, size uint64, root []byte) error
-	// Record is called with a root that is committed, before anybody is told of
-	// it. An error keeps the entries under it from being acknowledged.
-	Record(treeID int64, size uint64, root []byte) error
+	// Check is called with the newest root before a new one is made over it,
+	// while no other replica can make one. An error stops that.
+	Check(treeID int64, root types.LogRootV1) error
+	// Record is called with a root that is committed, before the entries under it
+	// are acknowledged. An error keeps them from being.
+	Record(treeID int64, root types.LogRootV1) error
+	// Seen is called with a root before anybody is shown it. An error keeps it
+	// from being.
+	Seen(treeID int64, root types.LogRootV1) error
 }
 
 // Storage implements storage.LogStorage. Any number of them, in any number of
@@ -211,6 +216,15 @@ func (s *Storage) Head(treeID int64) (types.LogRootV1, error) {
 	return root, s.answer(ctx, err)
 }
 
+// Had tells whether a tree has had a root. All that there were are kept.
+func (s *Storage) Had(treeID int64, size uint64, hash []byte) (had bool, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), headTimeout)
+	defer cancel()
+	err = s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM TreeHead WHERE TreeId = $1 AND TreeSize = $2 AND RootHash = $3)`,
+		treeID, int64(size), hash).Scan(&had)
+	return had, s.answer(ctx, err)
+}
+
 // Usage returns the bytes that all logs take together: they share tables.
 func (s *Storage) Usage(int64) (n int64, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), headTimeout)
@@ -268,11 +282,14 @@ func (s *Storage) SnapshotForTree(ctx context.Context, tree *trillian.Tree) (sto
 	case err != nil:
 		return nil, s.answer(ctx, err)
 	}
-	snap := &snapshot{ReadOnlyLogTreeTX: tx, s: s}
-	if err := snap.sound(ctx); err != nil {
+	root, err := soundRoot(ctx, tx)
+	if err == nil && s.opts.Anchor != nil {
+		err = s.opts.Anchor.Seen(tree.GetTreeId(), root)
+	}
+	if err != nil {
 		return nil, errors.Join(s.answer(ctx, err), tx.Close())
 	}
-	return snap, nil
+	return &snapshot{tx, s, tree.GetTreeId()}, nil
 }
 
 // ReadWriteTransaction runs f while nobody else writes to the tree and commits

@@ -44,12 +44,8 @@ func soundRoot(ctx context.Context, tx storage.ReadOnlyLogTreeTX) (root types.Lo
 // snapshot is a transaction of the provider's that reads.
 type snapshot struct {
 	storage.ReadOnlyLogTreeTX
-	s *Storage
-}
-
-func (x *snapshot) sound(ctx context.Context) error {
-	_, err := soundRoot(ctx, x.ReadOnlyLogTreeTX)
-	return err
+	s      *Storage
+	treeID int64
 }
 
 func (x *snapshot) Commit(ctx context.Context) error {
@@ -63,16 +59,16 @@ func (x *snapshot) GetMerkleNodes(ctx context.Context, ids []compact.NodeID) ([]
 
 func (x *snapshot) GetLeavesByRange(ctx context.Context, start, count int64) ([]*trillian.LogLeaf, error) {
 	leaves, err := x.ReadOnlyLogTreeTX.GetLeavesByRange(ctx, start, count)
-	return x.s.checked(ctx, leaves, err)
+	return x.s.checked(ctx, x.treeID, leaves, err)
 }
 
 func (x *snapshot) GetLeavesByHash(ctx context.Context, hashes [][]byte, ordered bool) ([]*trillian.LogLeaf, error) {
 	leaves, err := x.ReadOnlyLogTreeTX.GetLeavesByHash(ctx, hashes, ordered)
-	return x.s.checked(ctx, leaves, err)
+	return x.s.checked(ctx, x.treeID, leaves, err)
 }
 
 // checked returns leaves whose values are what was hashed.
-func (s *Storage) checked(ctx context.Context, leaves []*trillian.LogLeaf, err error) ([]*trillian.LogLeaf, error) {
+func (s *Storage) checked(ctx context.Context, treeID int64, leaves []*trillian.LogLeaf, err error) ([]*trillian.LogLeaf, error) {
 	if err != nil {
 		return nil, s.answer(ctx, err)
 	}
@@ -81,7 +77,11 @@ func (s *Storage) checked(ctx context.Context, leaves []*trillian.LogLeaf, err e
 	}
 	for _, l := range leaves {
 		if !bytes.Equal(s.opts.HashLeaf(l.LeafValue), l.MerkleLeafHash) {
-			return nil, status.Errorf(codes.DataLoss, "the value of leaf %d does not have the hash that is stored with it", l.LeafIndex)
+			err := status.Errorf(codes.DataLoss, "the value of leaf %d does not have the hash that is stored with it", l.LeafIndex)
+			if s.opts.Damaged != nil {
+				s.opts.Damaged(treeID, err)
+			}
+			return nil, err
 		}
 	}
 	return leaves, nil
@@ -112,8 +112,8 @@ func (s *Storage) transact(ctx context.Context, mode int, tree *trillian.Tree, f
 			x.uninit = true
 		} else if err != nil {
 			return err
-		} else if s.opts.Anchor != nil {
-			if err := s.opts.Anchor.Check(x.treeID, x.root.TreeSize, x.root.RootHash); err != nil {
+		} else if s.opts.Anchor != nil && mode != unlocked {
+			if err := s.opts.Anchor.Check(x.treeID, x.root); err != nil {
 				return err
 			}
 		}
@@ -130,7 +130,7 @@ func (s *Storage) transact(ctx context.Context, mode int, tree *trillian.Tree, f
 		return committing, err
 	}
 	if x.rooted && s.opts.Anchor != nil {
-		if err := s.opts.Anchor.Record(x.treeID, x.root.TreeSize, x.root.RootHash); err != nil {
+		if err := s.opts.Anchor.Record(x.treeID, x.root); err != nil {
 			return false, err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -23,13 +24,17 @@ func benchLeaf() *trillian.LogLeaf {
 	return &trillian.LogLeaf{LeafValue: value, MerkleLeafHash: hash, LeafIdentityHash: hash}
 }
 
-// BenchmarkIngest is the time per leaf until it is in the tree and durable, with 16 writers.
+// BenchmarkIngest is the time per leaf until it is in the tree and durable, with 16 writers, with an anchor beside the database and without.
 func BenchmarkIngest(b *testing.B) {
-	for _, mode := range []string{"on write", "timed"} {
-		b.Run(mode, func(b *testing.B) {
+	for _, name := range []string{"on write", "on write, anchored", "timed", "timed, anchored"} {
+		b.Run(name, func(b *testing.B) {
+			mode, anchored, _ := strings.Cut(name, ", ")
 			opts := Options{HashLeaf: hashLeaf}
 			if mode == "on write" {
 				opts = onWrite
+			}
+			if anchored != "" {
+				opts.Anchor = newAnchors(b)
 			}
 			s := newStorage(b, b.TempDir(), opts)
 			tree := newTree(b, s)
@@ -68,11 +73,15 @@ func BenchmarkIngest(b *testing.B) {
 
 // BenchmarkQueueToIntegrated is the time from queueing one leaf until a reader finds it, one at a time. Timed passes are 50 ms apart.
 func BenchmarkQueueToIntegrated(b *testing.B) {
-	for _, mode := range []string{"on write", "timed"} {
-		b.Run(mode, func(b *testing.B) {
+	for _, name := range []string{"on write", "on write, anchored", "timed"} {
+		b.Run(name, func(b *testing.B) {
+			mode, anchored, _ := strings.Cut(name, ", ")
 			opts := Options{HashLeaf: hashLeaf}
 			if mode == "on write" {
 				opts = onWrite
+			}
+			if anchored != "" {
+				opts.Anchor = newAnchors(b)
 			}
 			s := newStorage(b, b.TempDir(), opts)
 			tree := newTree(b, s)

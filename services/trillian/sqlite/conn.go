@@ -1,7 +1,11 @@
 package sqlite
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
 	"syscall"
 	"unsafe"
 
@@ -47,6 +51,29 @@ func (e *engineError) Error() string { return fmt.Sprintf("sqlite: %s (%d)", e.m
 func (e *engineError) primary() int32 { return e.code & 0xff }
 
 func openConn(path string, readOnly bool) (*conn, error) {
+	// No CREATE: a missing file is an error of its own, never a new log. NOMUTEX: callers serialise.
+	flags := int32(engine.SQLITE_OPEN_READWRITE | engine.SQLITE_OPEN_NOMUTEX | engine.SQLITE_OPEN_EXRESCODE)
+	if readOnly {
+		flags = engine.SQLITE_OPEN_READONLY | engine.SQLITE_OPEN_NOMUTEX | engine.SQLITE_OPEN_EXRESCODE
+	}
+	return openFlags(path, flags)
+}
+
+// openAtRest opens a file that no process has open, without writing anything anywhere.
+func openAtRest(path string) (*conn, error) {
+	wal, err := os.Stat(path + "-wal")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err == nil && wal.Size() > 0 {
+		// What a crash left there belongs to the file, so that the index beside it has to be made.
+		return openConn(path, true)
+	}
+	uri := (&url.URL{Scheme: "file", Path: path, RawQuery: "immutable=1"}).String()
+	return openFlags(uri, engine.SQLITE_OPEN_READONLY|engine.SQLITE_OPEN_NOMUTEX|engine.SQLITE_OPEN_EXRESCODE|engine.SQLITE_OPEN_URI)
+}
+
+func openFlags(path string, flags int32) (*conn, error) {
 	c := &conn{tls: libc.NewTLS()}
 	c.out = libc.Xmalloc(c.tls, 16)
 	name, err := libc.CString(path)
@@ -56,11 +83,6 @@ func openConn(path string, readOnly bool) (*conn, error) {
 	}
 	defer libc.Xfree(c.tls, name)
 
-	// No CREATE: a missing file is an error of its own, never a new log. NOMUTEX: callers serialise.
-	flags := int32(engine.SQLITE_OPEN_READWRITE | engine.SQLITE_OPEN_NOMUTEX | engine.SQLITE_OPEN_EXRESCODE)
-	if readOnly {
-		flags = engine.SQLITE_OPEN_READONLY | engine.SQLITE_OPEN_NOMUTEX | engine.SQLITE_OPEN_EXRESCODE
-	}
 	rc := engine.Xsqlite3_open_v2(c.tls, name, c.out, flags, 0)
 	c.db = *(*uintptr)(pointer(c.out))
 	if rc != engine.SQLITE_OK {

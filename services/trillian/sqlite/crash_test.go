@@ -5,10 +5,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,12 +21,21 @@ import (
 	"github.com/google/trillian"
 	"github.com/google/trillian/storage"
 	"github.com/google/trillian/types"
+
+	"github.com/sigbox/sigbox/internal/anchor"
+	"github.com/sigbox/sigbox/services/trillian/verify"
 )
 
 // writeUntilKilled is the process that TestKilled kills. It writes down each value once it is acknowledged, and each root it sees.
 func writeUntilKilled(dir string) {
 	opts := onWrite
 	opts.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	folder, err := anchor.Open(dir+"-anchor", "test")
+	if err != nil {
+		fmt.Println("error", err)
+		return
+	}
+	opts.Anchor = &anchors{folder: folder}
 	s, err := Open(context.Background(), dir, opts)
 	if err != nil {
 		fmt.Println("error", err)
@@ -62,11 +74,83 @@ func writeUntilKilled(dir string) {
 	writers.Wait()
 }
 
+// anchors keeps the roots of a test's storage in a folder of real anchors.
+type anchors struct{ folder *anchor.Folder }
+
+func newAnchors(t testing.TB) *anchors {
+	t.Helper()
+	return openAnchors(t, filepath.Join(t.TempDir(), "anchor"))
+}
+
+func openAnchors(t testing.TB, dir string) *anchors {
+	t.Helper()
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		must(t, anchor.Create(dir))
+	}
+	folder, err := anchor.Open(dir, "test")
+	must(t, err)
+	t.Cleanup(func() { must(t, folder.Close()) })
+	return &anchors{folder}
+}
+
+// known makes the anchor of a new tree, or opens the one there is.
+func (a *anchors) known(tree int64) error {
+	if _, err := a.folder.Root(tree); err == nil {
+		return nil
+	}
+	_, err := a.folder.Load(tree)
+	if errors.Is(err, anchor.ErrMissing) {
+		err = a.folder.Add(tree)
+	}
+	return err
+}
+
+func (a *anchors) Check(tree int64, root types.LogRootV1) error {
+	if err := a.known(tree); err != nil {
+		return err
+	}
+	return a.folder.Check(tree, anchor.Root{Size: root.TreeSize, Hash: root.RootHash, Timestamp: root.TimestampNanos})
+}
+
+func (a *anchors) Record(tree int64, root types.LogRootV1) error {
+	if err := a.known(tree); err != nil {
+		return err
+	}
+	return a.folder.Record(tree, anchor.Root{Size: root.TreeSize, Hash: root.RootHash, Timestamp: root.TimestampNanos})
+}
+
+// checkAnchor holds what a killed writer left in its anchor against what it said and what it left in the database.
+func checkAnchor(t *testing.T, dir string, s *Storage, tree *trillian.Tree, seen []*types.LogRootV1, now *types.LogRootV1) {
+	t.Helper()
+	st, err := anchor.Read(dir+"-anchor", "test", tree.TreeId)
+	must(t, err)
+	for _, r := range seen {
+		if r.TreeSize > st.Size || r.TreeSize == st.Size && !bytes.Equal(r.RootHash, st.Hash) {
+			t.Fatalf("anchored %v after size %d, root %x was seen", st.Root, r.TreeSize, r.RootHash)
+		}
+	}
+	if st.Size > now.TreeSize {
+		t.Fatalf("anchored %v, stored %d", st.Root, now.TreeSize)
+	}
+	src, err := s.Source(tree.TreeId)
+	must(t, err)
+	must(t, errors.Join(verify.Extends(t.Context(), src, st.Size, st.Hash, now.TreeSize, now.RootHash), src.Close()))
+	// As the next start does.
+	folder, err := anchor.Open(dir+"-anchor", "test")
+	must(t, err)
+	_, err = folder.Load(tree.TreeId)
+	must(t, err)
+	must(t, errors.Join(folder.Record(tree.TreeId, anchor.Root{Size: now.TreeSize, Hash: now.RootHash, Timestamp: now.TimestampNanos}), folder.Close()))
+}
+
 func TestKilled(t *testing.T) {
-	dir := t.TempDir()
-	s := newStorage(t, dir, onWrite)
+	dir := filepath.Join(t.TempDir(), "logs")
+	opts := onWrite
+	opening := openAnchors(t, dir+"-anchor")
+	opts.Anchor = opening
+	s := newStorage(t, dir, opts)
 	tree := newTree(t, s)
-	if err := s.Close(); err != nil {
+	if err := errors.Join(s.Close(), opening.folder.Close()); err != nil {
 		t.Fatal(err)
 	}
 	var roots []*types.LogRootV1
@@ -93,6 +177,7 @@ func TestKilled(t *testing.T) {
 		})
 		s := openStorage(t, dir, onWrite)
 		now := checkTree(t, s, tree)
+		checkAnchor(t, dir, s, tree, roots, now)
 		for _, r := range roots {
 			if r.TreeSize > now.TreeSize {
 				t.Fatalf("round %d: size %d after %d was seen", round, now.TreeSize, r.TreeSize)

@@ -8,6 +8,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	engine "modernc.org/sqlite/lib"
+
+	"github.com/sigbox/sigbox/internal/folder"
 )
 
 // Reasons for which Create and Open refuse a folder. They are wrapped with the file or folder they are about.
@@ -17,11 +19,11 @@ var (
 	// ErrExists: Create was asked to make storage where there is some.
 	ErrExists = errors.New("storage exists already")
 	// ErrLocked: another process has the folder.
-	ErrLocked = errors.New("storage is in use by another process")
+	ErrLocked = folder.ErrLocked
 	// ErrReadOnly: the folder or a file in it can not be written.
-	ErrReadOnly = errors.New("storage can not be written")
+	ErrReadOnly = folder.ErrReadOnly
 	// ErrNetwork: locks and fsync can not be relied on where the folder is.
-	ErrNetwork = errors.New("storage is on a network or user-space file system")
+	ErrNetwork = folder.ErrNetwork
 	// ErrForeign: the file is a database of something else, of another tree, or no database at all.
 	ErrForeign = errors.New("not a file of this storage")
 	// ErrNewer: a later version of this program has written the file.
@@ -57,6 +59,15 @@ func recoverable(err error) bool {
 	}
 	return false
 }
+
+// damage tells whether the error says that a file does not hold what was written to it.
+func damage(err error) bool {
+	var e *engineError
+	return errors.Is(err, ErrDamaged) || errors.As(err, &e) && (e.primary() == engine.SQLITE_CORRUPT || e.primary() == engine.SQLITE_NOTADB)
+}
+
+// undoable tells whether a transaction can be rolled back after the error. undo proves that it was.
+func undoable(err error) bool { return recoverable(err) || damage(err) }
 
 // answer turns an error of the engine into one with a status for the caller of the log server.
 func answer(err error) error {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/trillian"
 	"github.com/google/trillian/storage"
+	"github.com/google/trillian/types"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -248,16 +249,16 @@ type testAnchor struct {
 	recording error
 }
 
-func (a *testAnchor) Check(_ int64, size uint64, _ []byte) error {
-	if a.check == nil && len(a.heads) > 0 && a.heads[len(a.heads)-1] != size {
-		return fmt.Errorf("anchored %d, stored %d", a.heads[len(a.heads)-1], size)
+func (a *testAnchor) Check(_ int64, root types.LogRootV1) error {
+	if a.check == nil && len(a.heads) > 0 && a.heads[len(a.heads)-1] != root.TreeSize {
+		return fmt.Errorf("anchored %d, stored %d", a.heads[len(a.heads)-1], root.TreeSize)
 	}
 	return a.check
 }
 
-func (a *testAnchor) Record(_ int64, size uint64, _ []byte) error {
+func (a *testAnchor) Record(_ int64, root types.LogRootV1) error {
 	if a.recording == nil {
-		a.heads = append(a.heads, size)
+		a.heads = append(a.heads, root.TreeSize)
 	}
 	return a.recording
 }

@@ -116,22 +116,12 @@ func (k kind) open(path string) (_ *conn, err error) {
 	if c.readOnly() {
 		return nil, ErrReadOnly
 	}
-	application, err := c.number("PRAGMA application_id")
-	if err != nil {
+	if err := k.recognise(c); err != nil {
 		return nil, err
-	}
-	if application != k.application {
-		return nil, fmt.Errorf("%w: application id %#x, want %#x", ErrForeign, application, k.application)
 	}
 	version, err := c.number("PRAGMA user_version")
 	if err != nil {
 		return nil, err
-	}
-	switch {
-	case version > int64(k.version):
-		return nil, fmt.Errorf("%w: version %d, this program knows up to %d", ErrNewer, version, k.version)
-	case version < 1:
-		return nil, fmt.Errorf("%w: version %d", ErrForeign, version)
 	}
 	if err := c.configure(); err != nil {
 		return nil, err
@@ -140,6 +130,55 @@ func (k kind) open(path string) (_ *conn, err error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// openAtRest opens the file to read it while nobody else does.
+func (k kind) openAtRest(path string) (_ *conn, err error) {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", path, ErrMissing)
+	} else if err != nil {
+		return nil, err
+	}
+	c, err := openAtRest(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening %s: %w", path, openError(err))
+	}
+	err = c.exec("PRAGMA query_only = ON; PRAGMA cache_size = -2048; PRAGMA mmap_size = 0; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON")
+	if err == nil {
+		err = k.recognise(c)
+	}
+	if err == nil {
+		var version int64
+		if version, err = c.number("PRAGMA user_version"); err == nil && version != int64(k.version) {
+			err = fmt.Errorf("%w: version %d, this program reads %d: serve brings it up to date", ErrForeign, version, k.version)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening %s: %w", path, errors.Join(openError(err), c.close()))
+	}
+	return c, nil
+}
+
+// recognise tells the file from another application's and from one of a later version of this one.
+func (k kind) recognise(c *conn) error {
+	application, err := c.number("PRAGMA application_id")
+	if err != nil {
+		return err
+	}
+	if application != k.application {
+		return fmt.Errorf("%w: application id %#x, want %#x", ErrForeign, application, k.application)
+	}
+	version, err := c.number("PRAGMA user_version")
+	if err != nil {
+		return err
+	}
+	switch {
+	case version > int64(k.version):
+		return fmt.Errorf("%w: version %d, this program knows up to %d", ErrNewer, version, k.version)
+	case version < 1:
+		return fmt.Errorf("%w: version %d", ErrForeign, version)
+	}
+	return nil
 }
 
 // openError names the reason a file was refused where SQLite has a code for it.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"sync"
 	"time"
 
@@ -20,10 +21,18 @@ const (
 // prefix is the part of a hash by which the index finds it.
 func prefix(hash []byte) int64 { return int64(binary.BigEndian.Uint64(hash)) }
 
-const leafColumns = "idx, queued, integrated, merkle, identity, value, extra"
+const leafColumns = "idx, queued, integrated, merkle, identity, value, extra, sum"
 
-// leaf reads the columns of leafColumns.
-func (s *stmt) leaf() *trillian.LogLeaf {
+// leaf reads the columns of leafColumns, and finds what changed in the row since.
+func (s *stmt) leaf() (*trillian.LogLeaf, error) {
+	l := s.rawLeaf()
+	if len(l.MerkleLeafHash) != hashSize || s.columnInt(7) != leafSum(l) {
+		return nil, fmt.Errorf("%w: the fields of leaf %x are not as they were written", ErrDamaged, l.MerkleLeafHash)
+	}
+	return l, nil
+}
+
+func (s *stmt) rawLeaf() *trillian.LogLeaf {
 	l := &trillian.LogLeaf{
 		LeafIndex:          s.columnInt(0),
 		QueueTimestamp:     timestamp(s.columnInt(1)),
@@ -40,6 +49,38 @@ func (s *stmt) leaf() *trillian.LogLeaf {
 }
 
 func timestamp(nanos int64) *timestamppb.Timestamp { return timestamppb.New(time.Unix(0, nanos)) }
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// leafSum is the checksum of what the Merkle leaf hash does not cover.
+func leafSum(l *trillian.LogLeaf) int64 {
+	identity := l.LeafIdentityHash
+	if bytes.Equal(identity, l.MerkleLeafHash) {
+		identity = nil
+	}
+	var fixed [40]byte
+	for i, n := range []int64{l.LeafIndex, nanos(l.QueueTimestamp), nanos(l.IntegrateTimestamp), int64(len(identity)), int64(len(l.ExtraData))} {
+		binary.BigEndian.PutUint64(fixed[8*i:], uint64(n))
+	}
+	sum := crc32.Update(0, castagnoli, fixed[:])
+	return int64(crc32.Update(crc32.Update(sum, castagnoli, identity), castagnoli, l.ExtraData))
+}
+
+// queueSum is the checksum of a leaf in the queue: a pass that failed may have given it an index and a time.
+func queueSum(l *trillian.LogLeaf) int64 {
+	queued := copyLeaf(l)
+	queued.LeafIndex, queued.IntegrateTimestamp = 0, nil
+	return leafSum(queued)
+}
+
+// nanos is what a column of times holds; none is 1970.
+func nanos(t *timestamppb.Timestamp) int64 { return t.AsTime().UnixNano() }
+
+// rootSum is the checksum of a log root in a row of nodes.
+func rootSum(chunk uint64, root []byte) int64 {
+	sum := crc32.Update(0, castagnoli, binary.BigEndian.AppendUint64(nil, chunk))
+	return int64(crc32.Update(sum, castagnoli, root))
+}
 
 // bindLeaf sets the parameters from first on: merkle, identity, value, extra.
 func (s *stmt) bindLeaf(first int, l *trillian.LogLeaf) error {
@@ -85,6 +126,15 @@ func (o *Options) checkHash(l *trillian.LogLeaf) error {
 	return fmt.Errorf("%w: leaf %x is not the hash of its value", ErrDamaged, l.MerkleLeafHash)
 }
 
+func (o *Options) checkHashes(leaves []*trillian.LogLeaf) error {
+	for _, l := range leaves {
+		if err := o.checkHash(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // reads are the queries that the writer and the readers share. The writer's see its own open transaction.
 type reads struct {
 	c        *conn
@@ -103,7 +153,7 @@ func prepareReads(c *conn) (*reads, error) {
 		{&r.byIndex, "SELECT " + leafColumns + " FROM leaves WHERE idx >= ?1 AND idx < ?2 ORDER BY idx"},
 		{&r.byPrefix, "SELECT " + leafColumns + " FROM hashes CROSS JOIN leaves ON idx = leaf WHERE prefix = ?1 ORDER BY leaf"},
 		{&r.chunk, "SELECT hashes FROM nodes WHERE chunk = ?1"},
-		{&r.newest, "SELECT chunk, hashes, root FROM nodes ORDER BY chunk DESC LIMIT 1"},
+		{&r.newest, "SELECT chunk, hashes, root, sum FROM nodes ORDER BY chunk DESC LIMIT 1"},
 	} {
 		s, err := c.prepare(p.sql)
 		if err != nil {
@@ -127,10 +177,14 @@ func (r *reads) leavesFrom(o *Options, start, end int64) ([]*trillian.LogLeaf, e
 		if !row {
 			return leaves, nil
 		}
-		l := r.byIndex.leaf()
-		if err := o.checkHash(l); err != nil {
+		l, err := r.byIndex.leaf()
+		if err == nil {
+			err = o.checkHash(l)
+		}
+		if err != nil {
+			idx := r.byIndex.columnInt(0)
 			r.byIndex.reset()
-			return nil, err
+			return nil, fmt.Errorf("leaf %d: %w", idx, err)
 		}
 		if l.LeafIndex != start+int64(len(leaves)) {
 			break
@@ -151,13 +205,17 @@ func (r *reads) leavesByHash(o *Options, hash []byte, is func(*trillian.LogLeaf)
 		if err != nil || !row {
 			return leaves, err
 		}
-		l := r.byPrefix.leaf()
-		if !is(l) {
+		l, err := r.byPrefix.leaf()
+		if err == nil && !is(l) {
 			continue
 		}
-		if err := o.checkHash(l); err != nil {
+		if err == nil {
+			err = o.checkHash(l)
+		}
+		if err != nil {
+			idx := r.byPrefix.columnInt(0)
 			r.byPrefix.reset()
-			return nil, err
+			return nil, fmt.Errorf("leaf %d: %w", idx, err)
 		}
 		leaves = append(leaves, l)
 	}

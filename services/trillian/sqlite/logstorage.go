@@ -59,7 +59,7 @@ func (s *Storage) ReadWriteTransaction(ctx context.Context, tree *trillian.Tree,
 	if err != nil {
 		return answer(err)
 	}
-	return answer(t.readWrite(ctx, tree, f))
+	return t.answer(t.readWrite(ctx, tree, f))
 }
 
 // QueueLeaves returns once the leaves are durable: in the tree with sequencing on write, in the queue without or if it failed. ctx ends the wait
@@ -70,7 +70,7 @@ func (s *Storage) QueueLeaves(ctx context.Context, tree *trillian.Tree, leaves [
 		return nil, answer(err)
 	}
 	queued, err := t.queue(ctx, tree, leaves, queueTimestamp)
-	return queued, answer(err)
+	return queued, t.answer(err)
 }
 
 // AddSequencedLeaves stores leaves of a pre-ordered log at their indices, which need not be contiguous.

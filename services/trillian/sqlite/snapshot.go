@@ -31,7 +31,7 @@ func (s *snapshot) LatestSignedLogRoot(context.Context) (*trillian.SignedLogRoot
 		return nil, storage.ErrTreeNeedsInit
 	}
 	// Callers fill these in; the bytes inside they leave alone.
-	return &trillian.SignedLogRoot{LogRoot: s.h.slr.LogRoot}, nil
+	return &trillian.SignedLogRoot{LogRoot: s.h.slr.LogRoot}, s.t.answer(s.h.sound())
 }
 
 // GetMerkleNodes returns nodes of the snapshot's tree; one that it does not have is an error.
@@ -48,7 +48,7 @@ func (s *snapshot) GetMerkleNodes(ctx context.Context, ids []compact.NodeID) ([]
 			return chunk, err
 		})
 	})
-	return nodes, answer(err)
+	return nodes, s.t.answer(err)
 }
 
 // GetLeavesByRange returns leaves of the snapshot's tree.
@@ -58,7 +58,7 @@ func (s *snapshot) GetLeavesByRange(ctx context.Context, start, count int64) ([]
 	if err != nil {
 		return nil, err
 	}
-	if leaves := s.t.recent.between(start, end); leaves != nil {
+	if leaves := s.t.recent.between(start, end); leaves != nil && s.t.opts.checkHashes(leaves) == nil {
 		return leaves, nil
 	}
 	var leaves []*trillian.LogLeaf
@@ -67,9 +67,9 @@ func (s *snapshot) GetLeavesByRange(ctx context.Context, start, count int64) ([]
 		return err
 	})
 	if err != nil {
-		return nil, answer(err)
+		return nil, s.t.answer(err)
 	}
-	return leaves, answer(missing(leaves, start, end, size))
+	return leaves, s.t.answer(missing(leaves, start, end, size))
 }
 
 // GetLeavesByHash returns leaves of the snapshot's tree, in the order of the log if asked for.
@@ -81,5 +81,5 @@ func (s *snapshot) GetLeavesByHash(ctx context.Context, hashes [][]byte, ordered
 		})
 		return leaves, err
 	})
-	return leaves, answer(err)
+	return leaves, s.t.answer(err)
 }

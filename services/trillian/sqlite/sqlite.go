@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -21,6 +22,7 @@ import (
 	"github.com/google/trillian/types"
 
 	"github.com/sigbox/sigbox/internal/durable"
+	"github.com/sigbox/sigbox/internal/folder"
 )
 
 // Options are what the storage is told by those who use it. The zero value queues leaves and leaves sequencing to others.
@@ -30,6 +32,8 @@ type Options struct {
 	Sequence func(ctx context.Context, tree *trillian.Tree, bound storage.LogStorage, queued int) error
 	// Anchor, if set, is told of each log root.
 	Anchor Anchor
+	// Damaged, if set, is told whenever a tree's file is found not to hold what was written to it. It must not use the storage.
+	Damaged func(treeID int64, err error)
 	// HashLeaf, if set, is the Merkle leaf hash of a value. It is compared with the stored hash when a leaf is sequenced and
 	// when it is read from the file.
 	HashLeaf func(value []byte) []byte
@@ -43,10 +47,10 @@ type Options struct {
 // is noticed.
 type Anchor interface {
 	// Check is called with the stored root before a new one is made over it. An error stops that.
-	Check(treeID int64, size uint64, root []byte) error
+	Check(treeID int64, root types.LogRootV1) error
 	// Record is called with a root that is committed, before anybody is shown it. It returns once the root is durable; an error ends all
 	// writing.
-	Record(treeID int64, size uint64, root []byte) error
+	Record(treeID int64, root types.LogRootV1) error
 }
 
 // Storage implements storage.LogStorage and storage.AdminStorage.
@@ -95,7 +99,7 @@ func Create(dir string) error {
 	if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
 		return err
 	}
-	lock, err := lockFolder(dir)
+	lock, err := take(dir, folder.Lock)
 	if err != nil {
 		return err
 	}
@@ -106,12 +110,21 @@ func Create(dir string) error {
 	return treesFile.create(treesPath(dir), nil)
 }
 
-// Open opens the storage in dir, for this process alone, and verifies each tree's root.
+func take(dir string, lock func(string) (*os.File, error)) (*os.File, error) {
+	f, err := lock(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", dir, ErrMissing)
+	}
+	return f, err
+}
+
+// Open opens the storage in dir, for this process alone. That it can be read does not mean that it holds what was written to it: see
+// Source.
 func Open(ctx context.Context, dir string, opts Options) (_ *Storage, err error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	lock, err := lockFolder(dir)
+	lock, err := take(dir, folder.Lock)
 	if err != nil {
 		return nil, err
 	}

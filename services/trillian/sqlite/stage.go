@@ -85,9 +85,10 @@ func (x *tx) known(identity []byte) (*trillian.LogLeaf, error) {
 		if err != nil || !row {
 			return nil, err
 		}
-		if l := s.leaf(); is(l) {
+		l, err := s.leaf()
+		if err != nil || is(l) {
 			s.reset()
-			return l, nil
+			return l, err
 		}
 	}
 }

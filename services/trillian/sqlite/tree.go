@@ -87,55 +87,60 @@ func openTree(path string, id int64, opts *Options, stop *stop) (_ *tree, err er
 		return nil, err
 	}
 	t.head.Store(h)
-	if err := t.verify(h); err != nil {
-		return nil, err
-	}
 	if err := t.checkpointer.start(t); err != nil {
 		return nil, err
 	}
 	return t, nil
 }
 
-// verify computes the root from the stored nodes anew, and sees that no leaf is missing at the end.
-func (t *tree) verify(h *head) error {
-	if h.slr == nil || h.root.TreeSize == 0 && h.nodes == 0 {
-		return nil
-	}
-	if want := nodesIn(h.root.TreeSize); h.nodes != want {
-		return fmt.Errorf("%w: %d nodes for a tree of size %d, want %d", ErrDamaged, h.nodes, h.root.TreeSize, want)
-	}
+// computeRoot is the root of the tree by its stored nodes.
+func (h *head) computeRoot(hash func(pos uint64) ([]byte, error)) ([]byte, error) {
 	ids := compact.RangeNodes(0, h.root.TreeSize, nil)
+	if len(ids) == 0 {
+		return rfc6962.DefaultHasher.EmptyRoot(), nil
+	}
 	hashes := make([][]byte, len(ids))
 	for i, id := range ids {
 		pos, err := position(id)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if hashes[i], err = h.hash(pos, t.chunks.get, t.writer.chunkAt); err != nil {
-			return err
+		if hashes[i], err = hash(pos); err != nil {
+			return nil, err
 		}
 	}
 	fact := compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}
 	cr, err := fact.NewRange(0, h.root.TreeSize, hashes)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	root, err := cr.GetRootHash(nil)
-	if err != nil {
-		return err
+	return cr.GetRootHash(nil)
+}
+
+// sound compares the two forms of the root, the one that is handed out to be signed with the one that was checked.
+func (h *head) sound() error {
+	var root types.LogRootV1
+	if err := root.UnmarshalBinary(h.slr.LogRoot); err != nil {
+		return fmt.Errorf("%w: reading the log root in memory: %w", ErrDamaged, err)
 	}
-	if !bytes.Equal(root, h.root.RootHash) {
-		return fmt.Errorf("%w: the nodes of a tree of size %d hash to %x, its root is %x", ErrDamaged, h.root.TreeSize, root, h.root.RootHash)
-	}
-	last := int64(h.root.TreeSize) - 1
-	leaves, err := t.writer.leavesFrom(t.opts, last, last+1)
-	if err != nil {
-		return err
-	}
-	if len(leaves) != 1 {
-		return fmt.Errorf("%w: leaf %d of a tree of size %d is missing", ErrDamaged, last, h.root.TreeSize)
+	if root.TreeSize != h.root.TreeSize || root.TimestampNanos != h.root.TimestampNanos || !bytes.Equal(root.RootHash, h.root.RootHash) {
+		return fmt.Errorf("%w: two log roots in memory: size %d, root %x and size %d, root %x",
+			ErrDamaged, root.TreeSize, root.RootHash, h.root.TreeSize, h.root.RootHash)
 	}
 	return nil
+}
+
+// report tells whoever wants to know that the file is damaged.
+func (t *tree) report(err error) {
+	if t.opts.Damaged != nil && damage(err) {
+		t.opts.Damaged(t.id, fmt.Errorf("%s: %w", t.path, err))
+	}
+}
+
+// answer is the answer to a caller of the log server.
+func (t *tree) answer(err error) error {
+	t.report(err)
+	return answer(err)
 }
 
 // hash returns the node at a position, from the tail or from a full chunk.

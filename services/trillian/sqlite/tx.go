@@ -33,8 +33,9 @@ type tx struct {
 	unqueued   int64
 
 	begun, over bool
-	// broken is the engine's first error. Those who sequence report errors as text, which would hide how bad it is.
-	broken error
+	// broken is the engine's first error, and damaged the first that says that the file is. Those who sequence report errors as text, which
+	// would hide how bad it is.
+	broken, damaged error
 }
 
 type dequeued struct {
@@ -65,8 +66,11 @@ func (x *tx) write() error {
 
 // note remembers an error of the engine.
 func (x *tx) note(err *error) {
-	if x.broken == nil && !recoverable(*err) {
+	if x.broken == nil && !undoable(*err) {
 		x.broken = *err
+	}
+	if x.damaged == nil && damage(*err) {
+		x.damaged = *err
 	}
 }
 
@@ -85,9 +89,11 @@ func (x *tx) fail(err error) error {
 		return err
 	}
 	x.over = true
-	if x.broken != nil || !recoverable(err) {
+	if x.broken != nil || !undoable(err) {
 		return x.t.stop.fatal(errors.Join(x.broken, err))
 	}
+	x.note(&err)
+	x.t.report(x.damaged)
 	if !x.begun {
 		return err
 	}
@@ -127,7 +133,7 @@ func (x *tx) commit() error {
 	x.over = true
 	x.t.queued += int64(len(x.staged)) - x.unqueued
 	if rooted && x.t.opts.Anchor != nil {
-		if err := x.t.opts.Anchor.Record(x.t.id, x.now.root.TreeSize, x.now.root.RootHash); err != nil {
+		if err := x.t.opts.Anchor.Record(x.t.id, x.now.root); err != nil {
 			// It is in the database and not in the anchor. Nobody has seen it, and nobody will by this process.
 			return x.t.stop.fatal(fmt.Errorf("recording the log root: %w", err))
 		}
@@ -153,6 +159,7 @@ func (x *tx) flush(was *head, rooted bool) error {
 		s := x.t.enqueue
 		s.bindInt(1, l.QueueTimestamp.AsTime().UnixNano())
 		s.bindInt(2, prefix(l.LeafIdentityHash))
+		s.bindInt(7, queueSum(l))
 		if err := s.bindLeaf(3, l); err != nil {
 			return err
 		}
@@ -162,6 +169,11 @@ func (x *tx) flush(was *head, rooted bool) error {
 	}
 	if !rooted && x.now.nodes == was.nodes {
 		return nil
+	}
+	if rooted && x.now.nodes != was.nodes {
+		if err := x.prove(); err != nil {
+			return err
+		}
 	}
 	for _, c := range append(x.filled, cachedChunk{x.now.nodes / chunkNodes, x.now.tail}) {
 		root := x.now.slr.GetLogRoot()
@@ -174,12 +186,45 @@ func (x *tx) flush(was *head, rooted bool) error {
 		}
 		s := x.t.insertNodes
 		s.bindInt(1, int64(c.no))
+		s.bindInt(4, rootSum(c.no, root))
 		if err := errors.Join(s.bindBlob(2, hashes), s.bindBlob(3, root)); err != nil {
 			return err
 		}
 		if err := s.run(); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// prove computes the new root from the nodes that are about to be stored, and compares the lowest of them with the leaves: the last look at
+// what will be signed over.
+func (x *tx) prove() error {
+	if x.t.opts.HashLeaf == nil {
+		return nil
+	}
+	for _, l := range x.sequenced {
+		pos, err := position(compact.NewNodeID(0, uint64(l.LeafIndex)))
+		if err != nil {
+			return err
+		}
+		node, err := x.hash(pos)
+		if err != nil {
+			return err
+		}
+		if err := x.t.opts.checkHash(l); err != nil {
+			return err
+		}
+		if !bytes.Equal(node, l.MerkleLeafHash) {
+			return fmt.Errorf("%w: leaf %d was sequenced with hash %x, its hash is %x", ErrDamaged, l.LeafIndex, node, l.MerkleLeafHash)
+		}
+	}
+	root, err := x.now.computeRoot(x.hash)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(root, x.now.root.RootHash) {
+		return fmt.Errorf("%w: the nodes of a tree of size %d hash to %x, its root is %x", ErrDamaged, x.now.root.TreeSize, root, x.now.root.RootHash)
 	}
 	return nil
 }
@@ -191,11 +236,12 @@ func (x *tx) Commit(context.Context) error { return nil }
 func (x *tx) Close() error { return nil }
 
 // LatestSignedLogRoot returns the root as this transaction has it.
-func (x *tx) LatestSignedLogRoot(context.Context) (*trillian.SignedLogRoot, error) {
+func (x *tx) LatestSignedLogRoot(context.Context) (_ *trillian.SignedLogRoot, err error) {
+	defer x.note(&err)
 	if x.now.slr == nil {
 		return nil, storage.ErrTreeNeedsInit
 	}
-	return x.now.slr, nil
+	return x.now.slr, x.now.sound()
 }
 
 // StoreSignedLogRoot refuses a root that takes the log back or gives it a second history.
@@ -218,7 +264,7 @@ func (x *tx) StoreSignedLogRoot(_ context.Context, slr *trillian.SignedLogRoot) 
 			return status.Errorf(codes.FailedPrecondition, "log root of time %d after one of time %d", next.root.TimestampNanos, was.TimestampNanos)
 		}
 		if a := x.t.opts.Anchor; a != nil {
-			if err := a.Check(x.t.id, was.TreeSize, was.RootHash); err != nil {
+			if err := a.Check(x.t.id, was); err != nil {
 				return fmt.Errorf("comparing the log root with the anchor: %w", err)
 			}
 		}
@@ -394,7 +440,7 @@ func leavesByMerkleHash(t *tree, h *head, kind trillian.TreeType, hashes [][]byt
 			return nil, status.Errorf(codes.InvalidArgument, "leaf hash of %d bytes, want %d", len(hash), hashSize)
 		}
 		var leaves []*trillian.LogLeaf
-		if l := t.recent.byHash(hash); l != nil {
+		if l := t.recent.byHash(hash); l != nil && t.opts.checkHash(l) == nil {
 			leaves = []*trillian.LogLeaf{l}
 		} else {
 			var err error
@@ -451,8 +497,12 @@ func (x *tx) DequeueLeaves(_ context.Context, limit int, cutoff time.Time) (_ []
 		if !row {
 			return leaves, nil
 		}
-		l := s.leaf()
-		x.dequeuedTo = s.columnInt(7)
+		l, err := s.leaf()
+		if err != nil {
+			s.reset()
+			return nil, err
+		}
+		x.dequeuedTo = s.columnInt(8)
 		x.dequeued[string(l.LeafIdentityHash)] = dequeued{row: x.dequeuedTo, leaf: l}
 		leaves = append(leaves, l)
 	}
@@ -516,6 +566,7 @@ func (x *tx) store(l *trillian.LogLeaf) error {
 	s.bindInt(1, l.LeafIndex)
 	s.bindInt(2, l.QueueTimestamp.AsTime().UnixNano())
 	s.bindInt(3, l.IntegrateTimestamp.AsTime().UnixNano())
+	s.bindInt(8, leafSum(l))
 	if err := s.bindLeaf(4, l); err != nil {
 		return err
 	}

@@ -67,13 +67,13 @@ func (w *writer) prepare(c *conn) error {
 		{&w.begin, "BEGIN IMMEDIATE"},
 		{&w.commit, "COMMIT"},
 		{&w.rollback, "ROLLBACK"},
-		{&w.insertLeaf, "INSERT INTO leaves (" + leafColumns + ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"},
+		{&w.insertLeaf, "INSERT INTO leaves (" + leafColumns + ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"},
 		{&w.insertHash, "INSERT INTO hashes (prefix, leaf) VALUES (?1, ?2)"},
-		{&w.insertNodes, "INSERT OR REPLACE INTO nodes (chunk, hashes, root) VALUES (?1, ?2, ?3)"},
-		{&w.enqueue, "INSERT INTO queue (queued, prefix, merkle, identity, value, extra) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"},
-		// The first seven columns are read as a leaf's; the index is not known yet.
-		{&w.dequeue, "SELECT 0, queued, 0, merkle, identity, value, extra, id FROM queue WHERE id > ?1 AND queued <= ?2 ORDER BY id LIMIT ?3"},
-		{&w.queuedIn, "SELECT 0, queued, 0, merkle, identity, value, extra FROM queue WHERE prefix = ?1"},
+		{&w.insertNodes, "INSERT OR REPLACE INTO nodes (chunk, hashes, root, sum) VALUES (?1, ?2, ?3, ?4)"},
+		{&w.enqueue, "INSERT INTO queue (queued, prefix, merkle, identity, value, extra, sum) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"},
+		// The first eight columns are read as a leaf's; the index is not known yet.
+		{&w.dequeue, "SELECT 0, queued, 0, merkle, identity, value, extra, sum, id FROM queue WHERE id > ?1 AND queued <= ?2 ORDER BY id LIMIT ?3"},
+		{&w.queuedIn, "SELECT 0, queued, 0, merkle, identity, value, extra, sum FROM queue WHERE prefix = ?1"},
 		{&w.unqueue, "DELETE FROM queue WHERE id = ?1"},
 		{&w.queueLen, "SELECT count(*) FROM queue"},
 	} {
@@ -244,7 +244,7 @@ func (t *tree) commitGroup(group []*queueRequest) error {
 	x := t.newTX(group[0].tree)
 	defer x.end()
 	for _, r := range group {
-		if r.results, r.err = x.stage(r.leaves, r.at); r.err != nil && !recoverable(r.err) {
+		if r.results, r.err = x.stage(r.leaves, r.at); r.err != nil && (!recoverable(r.err) || damage(r.err)) {
 			return x.fail(r.err)
 		}
 	}
@@ -254,7 +254,10 @@ func (t *tree) commitGroup(group []*queueRequest) error {
 	if t.opts.Sequence != nil {
 		staged := x.staged // sequencing takes from it what it has done
 		if err := t.sequence(x, group[0].tree); err != nil {
-			if err := x.fail(err); !recoverable(err) {
+			switch err := x.fail(err); {
+			case x.damaged != nil:
+				return x.damaged
+			case !recoverable(err):
 				return err
 			}
 			t.opts.Logger.Warn("sequencing on write failed: the entries wait for the next timed pass",
@@ -279,7 +282,9 @@ func (t *tree) sequence(x *tx, treeInfo *trillian.Tree) (err error) {
 	if err := t.opts.Sequence(context.Background(), treeInfo, boundStorage{t.opts.storage, x}, staged); err != nil {
 		return err
 	}
-	return x.check()
+	err = x.check()
+	x.note(&err)
+	return err
 }
 
 // readWrite runs f in a transaction of its own.
@@ -293,6 +298,7 @@ func (t *tree) readWrite(ctx context.Context, treeInfo *trillian.Tree, f storage
 	if err := f(ctx, x); err != nil {
 		return x.fail(err)
 	}
+	t.report(x.damaged) // which f may have kept to itself
 	return x.commit()
 }
 

@@ -11,7 +11,8 @@ CREATE TABLE leaves (
     merkle     BLOB NOT NULL,
     identity   BLOB,             -- NULL: the same as merkle
     value      BLOB NOT NULL,
-    extra      BLOB
+    extra      BLOB,
+    sum        INTEGER NOT NULL  -- checksum of what the Merkle leaf hash says nothing about
 );
 
 -- Finds a leaf by its Merkle leaf hash or by its identity hash. Eight bytes of the hash are enough to find
@@ -30,7 +31,8 @@ CREATE TABLE queue (
     merkle   BLOB NOT NULL,
     identity BLOB,
     value    BLOB NOT NULL,
-    extra    BLOB
+    extra    BLOB,
+    sum      INTEGER NOT NULL
 );
 CREATE INDEX queue_prefix ON queue (prefix);
 
@@ -39,5 +41,6 @@ CREATE INDEX queue_prefix ON queue (prefix);
 CREATE TABLE nodes (
     chunk  INTEGER PRIMARY KEY,
     hashes BLOB NOT NULL,
-    root   BLOB NOT NULL
+    root   BLOB NOT NULL,
+    sum    INTEGER NOT NULL -- checksum of chunk and root; the hashes are checked by computing them
 );
