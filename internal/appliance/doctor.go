@@ -102,7 +102,7 @@ func (d *doctor) checkProcess(st Status) {
 }
 
 func (d *doctor) checkFolders() {
-	for _, f := range []struct{ name, path string }{{"data folder", d.data("")}, {"anchor folder", d.anchors()}, {"audit folder", filepath.Dir(d.audit())}} {
+	for _, f := range []struct{ name, path string }{{"data folder", d.data("")}, {"anchor folder", d.anchors()}, {"audit folder", d.audit()}} {
 		if err := folder.Check(f.path); err != nil {
 			d.say(f.name, Fail, "is its volume mounted, local, and writable for this user?", "%v", err)
 			continue
@@ -238,7 +238,7 @@ func (d *doctor) checkTrust() {
 // nothing here, but what is stamped now will be believed to be older.
 func (d *doctor) checkClock() {
 	newest, name := time.Time{}, ""
-	for _, dir := range []string{d.layout.logs(), d.anchors(), filepath.Dir(d.audit())} {
+	for _, dir := range []string{d.layout.logs(), d.anchors(), d.audit()} {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			continue // said above
