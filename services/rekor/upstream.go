@@ -94,6 +94,7 @@ var configured bool
 
 func releaseUpstream() {
 	if configured {
+		echoes.wait()
 		api.StopAPI()
 		configured = false
 	}
