@@ -112,7 +112,7 @@ func (d *doctor) checkFolders() {
 	type named struct{ name, path string }
 	folders := []named{{"anchor folder", d.anchors()}}
 	if d.db == nil {
-		folders = append(folders, named{"data folder", d.data("")}, named{"audit folder", filepath.Dir(d.audit())})
+		folders = append(folders, named{"data folder", d.data("")}, named{"audit folder", d.audit()})
 	}
 	for _, f := range folders {
 		if err := folder.Check(f.path); err != nil {
@@ -255,7 +255,7 @@ func (d *doctor) checkClock() {
 	newest, name := time.Time{}, ""
 	folders := []string{d.anchors()}
 	if d.db == nil {
-		folders = append(folders, d.layout.logs(), filepath.Dir(d.audit()))
+		folders = append(folders, d.layout.logs(), d.audit())
 	}
 	for _, dir := range folders {
 		entries, err := os.ReadDir(dir)

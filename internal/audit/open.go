@@ -265,7 +265,7 @@ func open(o Options, e end) (_ *Log, err error) {
 	if err != nil {
 		return nil, err
 	}
-	l.written, l.recorded = l.head, e.head
+	l.written = l.head // and the head file may be behind
 	l.start()
 	return l, nil
 }

@@ -7,7 +7,9 @@ import (
 	"io"
 	"io/fs"
 	"net/url"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"gocloud.dev/blob"
 	"gocloud.dev/blob/driver"
@@ -86,7 +88,49 @@ func (bucket) NewTypedWriter(context.Context, string, string, *driver.WriterOpti
 
 type discard struct{ io.Writer }
 
-func (discard) Close() error { return nil }
+func (discard) Close() error {
+	echoes.add(-1)
+	return nil
+}
+
+// echoes are upstream's writes that are still to come. Upstream starts each in a
+// goroutine that nobody waits for and that reads its globals, which the next
+// service of the process replaces: Close waits for them.
+var echoes = echoCount{changed: make(chan struct{})}
+
+type echoCount struct {
+	mu      sync.Mutex
+	n       int // negative while a write is here before it is expected
+	changed chan struct{}
+}
+
+func (e *echoCount) add(n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.n += n
+	close(e.changed)
+	e.changed = make(chan struct{})
+}
+
+// wait returns once no write is to come, or after a second: an upstream that
+// panicked on its way will not come.
+func (e *echoCount) wait() {
+	timeout := time.NewTimer(time.Second)
+	defer timeout.Stop()
+	for {
+		e.mu.Lock()
+		n, changed := e.n, e.changed
+		e.mu.Unlock()
+		if n <= 0 {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timeout.C:
+			return
+		}
+	}
+}
 
 func (bucket) ErrorCode(err error) gcerrors.ErrorCode {
 	switch {

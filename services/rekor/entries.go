@@ -127,6 +127,9 @@ func (s *Service) keep(ctx context.Context, entry types.EntryImpl, kind string, 
 	if err != nil {
 		return err
 	}
+	if record.Attestation != nil && !duplicate {
+		echoes.add(1)
+	}
 	indexed := make(chan error, 1)
 	go func() { indexed <- s.store.Put(ctx, record) }()
 	err = s.cfg.Audit(ctx, appended(entry, kind, logged, duplicate))

@@ -92,6 +92,7 @@ var configured bool
 
 func releaseUpstream() {
 	if configured {
+		echoes.wait()
 		api.StopAPI()
 		configured = false
 	}
